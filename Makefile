@@ -1,0 +1,36 @@
+# Every target makes its own environment: Python 3.11+ and pip are all that must be there.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+export RAY_USAGE_STATS_ENABLED = 0
+
+.PHONY: demo check format test test-full clean
+
+$(STAMP): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $(STAMP)
+
+demo: $(STAMP)
+	$(BIN)/fattr demo --output demo-output
+
+check: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_architecture.py
+
+format: $(STAMP)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -q --durations=10 -m 'not full and not gpu'
+
+test-full: $(STAMP)
+	$(BIN)/python -m pytest -q --durations=10 -m 'full and not gpu'
+
+clean:
+	rm -rf $(VENV) demo-output

@@ -1,0 +1,134 @@
+"""The vocabulary: what each attribute is called and means. Only this module spells names."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from enum import StrEnum
+
+from fattr.errors import UsageError
+
+
+class Kind(StrEnum):
+    """How an attribute is predicted: a logit, one of several classes, or bins of years."""
+
+    BINARY = "binary"
+    CATEGORICAL = "categorical"
+    AGE = "age"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attribute:
+    """One thing a face shows.
+
+    ``name`` is the column's name. A binary attribute's ``description`` says what true means.
+    ``classes`` are the values of a categorical attribute or the bins of an age; ``bin_edges`` are
+    years, one more than bins, the last bin's upper edge being a convention.
+    """
+
+    name: str
+    kind: Kind
+    description: str
+    sensitive: bool = False
+    classes: tuple[str, ...] = ()
+    bin_edges: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.name.isidentifier() or self.name != self.name.lower():
+            raise ValueError(f"attribute name must be snake_case, got {self.name!r}")
+        if (self.kind is Kind.BINARY) != (not self.classes):
+            raise ValueError(f"{self.name}: classes are for categorical and age, and needed there")
+        wanted_edges = len(self.classes) + 1 if self.kind is Kind.AGE else 0
+        if len(self.bin_edges) != wanted_edges:
+            raise ValueError(f"{self.name}: {wanted_edges} bin edges needed: {self.bin_edges}")
+
+    @property
+    def num_logits(self) -> int:
+        """How many outputs of the network this attribute takes."""
+        return 1 if self.kind is Kind.BINARY else len(self.classes)
+
+    @property
+    def num_values(self) -> int:
+        """How many values a target may take: 0 .. num_values - 1."""
+        return 2 if self.kind is Kind.BINARY else len(self.classes)
+
+
+def _binary(name: str, description: str, *, sensitive: bool = False) -> Attribute:
+    return Attribute(name=name, kind=Kind.BINARY, description=description, sensitive=sensitive)
+
+
+PERCEIVED_GENDER_PRESENTATION = Attribute(
+    name="perceived_gender_presentation",
+    kind=Kind.CATEGORICAL,
+    description="an annotator's impression of presentation; not identity, not sex",
+    sensitive=True,
+    classes=("feminine", "masculine"),
+)
+
+AGE = Attribute(
+    name="age",
+    kind=Kind.AGE,
+    description="apparent age as annotated, a distribution over FairFace's bins of years",
+    sensitive=True,
+    classes=("0-2", "3-9", "10-19", "20-29", "30-39", "40-49", "50-59", "60-69", "70+"),
+    bin_edges=(0, 3, 10, 20, 30, 40, 50, 60, 70, 90),
+)
+
+# CelebA's 40 in CelebA's order; its `Male` is perceived_gender_presentation.
+CELEBA40 = (
+    _binary("five_o_clock_shadow", "true: short stubble on the jaw"),
+    _binary("arched_eyebrows", "true: eyebrows are arched"),
+    _binary("attractive", "true: an annotator found the face attractive", sensitive=True),
+    _binary("bags_under_eyes", "true: visible bags under the eyes"),
+    _binary("bald", "true: no hair on the top of the head"),
+    _binary("bangs", "true: hair falls over the forehead"),
+    _binary("big_lips", "true: an annotator found the lips big", sensitive=True),
+    _binary("big_nose", "true: an annotator found the nose big", sensitive=True),
+    _binary("black_hair", "true: hair looks black"),
+    _binary("blond_hair", "true: hair looks blond"),
+    _binary("blurry", "true: the picture is blurry"),
+    _binary("brown_hair", "true: hair looks brown"),
+    _binary("bushy_eyebrows", "true: eyebrows are thick"),
+    _binary("chubby", "true: an annotator found the face chubby", sensitive=True),
+    _binary("double_chin", "true: a double chin is visible", sensitive=True),
+    _binary("eyeglasses", "true: glasses of any kind, sunglasses included"),
+    _binary("goatee", "true: beard on the chin only"),
+    _binary("gray_hair", "true: hair looks gray or white"),
+    _binary("heavy_makeup", "true: heavy makeup is visible"),
+    _binary("high_cheekbones", "true: cheekbones look high (often: a smile)"),
+    PERCEIVED_GENDER_PRESENTATION,
+    _binary("mouth_slightly_open", "true: lips are parted"),
+    _binary("mustache", "true: hair on the upper lip"),
+    _binary("narrow_eyes", "true: eyes look narrow or half closed"),
+    _binary("no_beard", "true: NO beard of any kind"),
+    _binary("oval_face", "true: face looks oval"),
+    _binary("pale_skin", "true: an annotator found the skin pale", sensitive=True),
+    _binary("pointy_nose", "true: nose looks pointed"),
+    _binary("receding_hairline", "true: hairline has receded"),
+    _binary("rosy_cheeks", "true: cheeks look rosy"),
+    _binary("sideburns", "true: hair in front of the ears"),
+    _binary("smiling", "true: the mouth smiles; an expression, not an emotion"),
+    _binary("straight_hair", "true: hair looks straight"),
+    _binary("wavy_hair", "true: hair looks wavy"),
+    _binary("wearing_earrings", "true: earrings are visible"),
+    _binary("wearing_hat", "true: a hat or other head covering"),
+    _binary("wearing_lipstick", "true: lipstick is visible"),
+    _binary("wearing_necklace", "true: a necklace is visible"),
+    _binary("wearing_necktie", "true: a necktie is visible"),
+    _binary("young", "true: an annotator found the face young", sensitive=True),
+)
+
+VOCABULARY = {attribute.name: attribute for attribute in (*CELEBA40, AGE)}
+
+
+def attribute(name: str) -> Attribute:
+    """The attribute called ``name``.
+
+    Raises:
+        UsageError: no attribute has that name; the message suggests the closest.
+    """
+    if name not in VOCABULARY:
+        close = difflib.get_close_matches(name, VOCABULARY, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else "see `fattr models`"
+        raise UsageError(f"unknown attribute {name!r}: {hint}")
+    return VOCABULARY[name]
