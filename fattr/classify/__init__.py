@@ -1,0 +1,1 @@
+"""Crops to probabilities to labels: the network, its augmentation, its calibration."""

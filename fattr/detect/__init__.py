@@ -1,0 +1,1 @@
+"""Image to Detections: RetinaFace, its anchors, its codec and its two backends."""

@@ -1,0 +1,87 @@
+"""Crops to probabilities with a bundle's network, on onnxruntime (no torch) or on torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnxruntime
+
+from fattr.attributes import Attribute
+from fattr.classify import calibration as calibrate
+from fattr.classify.calibration import Calibration
+from fattr.records import FloatArray, UInt8Array
+
+if TYPE_CHECKING:
+    from fattr.classify.network import AttributeNet
+
+Forward = Callable[[UInt8Array], FloatArray]  # crops (N, H, W, 3) -> logits (N, L)
+
+
+def onnx_forward(model: bytes, *, num_threads: int) -> Forward:
+    """The network by onnxruntime on CPU."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = num_threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+    def forward(crops: UInt8Array) -> FloatArray:
+        logits: FloatArray = session.run(["logits"], {"crops": crops})[0]
+        return logits
+
+    return forward
+
+
+def torch_forward(network: AttributeNet, *, device: str) -> Forward:
+    """The network by torch on ``device``."""
+    import torch
+
+    network = network.eval().to(device)
+
+    def forward(crops: UInt8Array) -> FloatArray:
+        with torch.inference_mode():
+            batch = torch.from_numpy(np.ascontiguousarray(crops)).to(device)
+            logits: FloatArray = network(batch).float().cpu().numpy()
+        return logits
+
+    return forward
+
+
+def load_network(backbone: str, attributes: Sequence[Attribute], weights: Path) -> AttributeNet:
+    """The torch network of a bundle, in evaluation mode."""
+    from safetensors.torch import load_file
+
+    from fattr.classify.network import AttributeNet
+
+    network = AttributeNet(backbone, attributes)
+    network.load_state_dict(load_file(weights))
+    return network.eval()
+
+
+class AttributeClassifier:
+    """Probabilities of all attributes of one bundle."""
+
+    def __init__(
+        self,
+        forward: Forward,
+        attributes: Sequence[Attribute],
+        calibration: Calibration,
+        *,
+        batch_size: int = 64,
+    ) -> None:
+        self._forward, self._attributes, self._calibration = forward, attributes, calibration
+        self._batch_size = batch_size
+        self._num_logits = sum(a.num_logits for a in attributes)
+
+    def logits(self, crops: UInt8Array) -> FloatArray:
+        """Crops (N, H, W, 3) -> (N, L); N = 0 is fine."""
+        starts = range(0, len(crops), self._batch_size)
+        parts = [self._forward(crops[i : i + self._batch_size]) for i in starts]
+        return np.concatenate([np.zeros((0, self._num_logits), np.float32), *parts])
+
+    def predict_proba(self, crops: UInt8Array) -> dict[str, FloatArray]:
+        """Crops (N, H, W, 3) -> per attribute (N,) of true, or (N, K) over its classes."""
+        return calibrate.probabilities(self.logits(crops), self._attributes, self._calibration)

@@ -1,0 +1,52 @@
+"""What a training loop may ask of whoever launched it; Ray is one answer, ``LocalContext`` one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import nn
+
+
+class TrainContext(Protocol):
+    """One worker's view of the run."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    def prepare(self, model: nn.Module) -> nn.Module:
+        """The model on the worker's device, wrapped so that gradients are averaged over workers."""
+
+    def latest_checkpoint(self) -> Path | None:
+        """Folder of the checkpoint to continue from, if the run was interrupted."""
+
+    def report(self, metrics: Mapping[str, float], checkpoint: Path | None) -> None:
+        """Record an epoch. A barrier: every rank calls it equally often; rank 0's metrics count."""
+
+
+@dataclass
+class LocalContext:
+    """One worker in this process: for tests, and the oracle for the Ray one."""
+
+    rank: int = 0
+    world_size: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    resume_from: Path | None = None
+    history: list[Mapping[str, float]] = field(default_factory=list)
+
+    def prepare(self, model: nn.Module) -> nn.Module:
+        """See ``TrainContext``."""
+        return model.to(self.device)
+
+    def latest_checkpoint(self) -> Path | None:
+        """See ``TrainContext``."""
+        return self.resume_from
+
+    def report(self, metrics: Mapping[str, float], checkpoint: Path | None) -> None:
+        """See ``TrainContext``."""
+        self.history.append(dict(metrics))
+        self.resume_from = checkpoint or self.resume_from
