@@ -135,7 +135,7 @@ def _csv_rows(uri: str) -> Iterator[tuple[str, Mapping[str, object]]]:
             for row in rows:
                 yield f"line {rows.line_num}", row
         except csv.Error as error:
-            raise UsageError(f"{uri}, line {rows.line_num}: not valid CSV: {error}") from None
+            raise UsageError(f"{uri}, after line {rows.line_num}: not valid CSV: {error}") from None
 
 
 def _parquet_rows(uri: str) -> Iterator[tuple[str, Mapping[str, object]]]:

@@ -356,7 +356,10 @@ def list_tree(uri: str) -> Iterator[FileEntry]:
     place, uri = _locate(uri), canonical_uri(uri)
     if isinstance(place, _Key):
         yield from _s3_tree(place, uri)
-    elif place.is_dir():
+        return
+    with _os_errors(uri):
+        is_folder = place.is_dir()
+    if is_folder:
         yield from _local_tree(uri, str(place), skip_hidden=False)
 
 

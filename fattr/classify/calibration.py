@@ -42,8 +42,8 @@ def sigmoid(logits: FloatArray) -> FloatArray:
 
 def softmax(logits: FloatArray) -> FloatArray:
     """Along the last axis, without overflow."""
-    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
+    powers: FloatArray = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=-1, keepdims=True), np.float32)
 
 
 def probabilities(
@@ -61,7 +61,7 @@ def probabilities(
 def expected_age(probs: FloatArray, attribute: Attribute) -> FloatArray:
     """Mean age (N,) in years of bin probabilities (N, K), each bin at its middle."""
     edges = np.asarray(attribute.bin_edges, np.float32)
-    mean: FloatArray = probs @ ((edges[1:] + edges[:-1]) / 2)
+    mean: FloatArray = probs @ ((edges[1:] + edges[:-1]) / np.float32(2))
     return mean
 
 

@@ -1,0 +1,1 @@
+"""The only package that imports ray: the same stages and loop, on a cluster."""

@@ -1,0 +1,1 @@
+"""What people read and look at: model cards and contact sheets."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,11 +33,10 @@ class TrainContext(Protocol):
 class LocalContext:
     """One worker in this process: for tests, and the oracle for the Ray one."""
 
+    folder: Path  # the latest checkpoint is kept here
     rank: int = 0
     world_size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    resume_from: Path | None = None
-    history: list[Mapping[str, float]] = field(default_factory=list)
 
     def prepare(self, model: nn.Module) -> nn.Module:
         """See ``TrainContext``."""
@@ -44,9 +44,9 @@ class LocalContext:
 
     def latest_checkpoint(self) -> Path | None:
         """See ``TrainContext``."""
-        return self.resume_from
+        return self.folder if self.folder.is_dir() else None
 
     def report(self, metrics: Mapping[str, float], checkpoint: Path | None) -> None:
         """See ``TrainContext``."""
-        self.history.append(dict(metrics))
-        self.resume_from = checkpoint or self.resume_from
+        if checkpoint:
+            shutil.copytree(checkpoint, self.folder, dirs_exist_ok=True)

@@ -1,0 +1,161 @@
+"""Settings of the jobs: frozen, checked once, and flags of the command line. Stdlib only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from fattr.errors import UsageError
+
+DETECT_SIZE_STEP = 32
+
+
+def _check_detect_size(detect_size: int) -> None:
+    if detect_size < DETECT_SIZE_STEP or detect_size % DETECT_SIZE_STEP:
+        raise UsageError(
+            f"--detect-size must be a positive multiple of {DETECT_SIZE_STEP}: {detect_size}"
+        )
+
+
+def _check_fraction(flag: str, value: float) -> None:
+    if not 0.0 <= value <= 1.0:
+        raise UsageError(f"{flag} must be in [0, 1]: {value}")
+
+
+def _check_positive(flag: str, value: int | None) -> None:
+    if value is not None and value < 1:
+        raise UsageError(f"{flag} must be 1 or more: {value}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DetectConfig:
+    """How faces are found."""
+
+    detector: str = "retinaface_mobilenet025"
+    """Shipped name, or a RetinaFace checkpoint (.pth, .safetensors)."""
+    detect_size: int = 640
+    """Long side in pixels at which faces are looked for; small images are enlarged to it."""
+    score_threshold: float = 0.5
+    """A face is kept at or above this score."""
+    nms_iou_threshold: float = 0.4
+    """Of two boxes that overlap more than this, the better stays."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the networks run; auto takes a GPU where there is one."""
+
+    def __post_init__(self) -> None:
+        _check_detect_size(self.detect_size)
+        _check_fraction("--score-threshold", self.score_threshold)
+        _check_fraction("--nms-iou-threshold", self.nms_iou_threshold)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnnotateConfig(DetectConfig):
+    """Label the faces of photographs: images in, two Parquet tables out."""
+
+    images: str
+    """Folder, s3:// prefix, .txt file of URIs, or Parquet/CSV manifest with a column image_uri."""
+    output: str
+    """Folder or s3:// prefix for the tables; one run's worth in this version."""
+    model: tuple[str, ...] = ("demographics", "celeba40")
+    """Shipped name, bundle folder or training output; repeat for several."""
+    engine: Literal["ray", "local"] = "ray"
+    """Ray Data, or the same stages in this process."""
+    sensitive: str = ""
+    """Comma-separated sensitive attributes to write; they have no column otherwise."""
+    purpose: str = ""
+    """Why the sensitive attributes are needed; kept with the tables."""
+    min_face_px: float = 24
+    """Labels of smaller faces are null; their rows and probabilities stay."""
+    max_pixels: int = 178_956_970
+    """Images of more pixels are not decoded."""
+    limit: int | None = None
+    """Take only the first images of the listing."""
+    batch_size: int | None = None
+    """Images a detector call takes: 1 on CPU, where more did not help, and 8 on a GPU."""
+    cpus_per_actor: float = 0.5
+    """Logical CPUs a model actor asks Ray for."""
+
+    def __post_init__(self) -> None:
+        DetectConfig.__post_init__(self)
+        _check_positive("--limit", self.limit)
+        _check_positive("--max-pixels", self.max_pixels)
+        _check_positive("--batch-size", self.batch_size)
+        if not self.model:
+            raise UsageError("--model: name at least one")
+        if self.sensitive_names and not self.purpose.strip():
+            raise UsageError('--sensitive needs --purpose "why these labels are needed"')
+        if self.purpose and not self.sensitive_names:
+            raise UsageError("--purpose is for --sensitive: name the attributes it is about")
+
+    @property
+    def sensitive_names(self) -> tuple[str, ...]:
+        """The attributes named by ``sensitive``."""
+        return tuple(name.strip() for name in self.sensitive.split(",") if name.strip())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig(DetectConfig):
+    """Train a multi-attribute classifier and write it as a bundle."""
+
+    preset: str
+    """Named recipe: see fattr.presets."""
+    data: tuple[str, ...]
+    """Data set as NAME:DIR; repeat for several, which then train one network together."""
+    output: str
+    """Folder for bundle, checkpoints, history and run.json."""
+    workers: int = 1
+    """Ray Train workers; the batch size is that of all of them."""
+    gpus: bool = False
+    """One GPU for each worker."""
+    epochs: int | None = None
+    """Instead of the preset's."""
+    batch_size: int | None = None
+    """Instead of the preset's."""
+    learning_rate: float | None = None
+    """Instead of the preset's."""
+    seed: int = 0
+    """Seed of initial weights, order and augmentation."""
+    init: str | None = None
+    """Backbone checkpoint to start from instead of the preset's; "none" for random weights."""
+    limit: int | None = None
+    """Take only the first images of each split."""
+
+    def __post_init__(self) -> None:
+        DetectConfig.__post_init__(self)
+        for flag in ("workers", "epochs", "batch_size", "limit"):
+            _check_positive(f"--{flag.replace('_', '-')}", getattr(self, flag))
+        if not self.data:
+            raise UsageError("--data NAME:DIR: name at least one data set")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluateConfig(DetectConfig):
+    """Measure a model on a labelled data set."""
+
+    model: str
+    """Shipped name, bundle folder or training output."""
+    data: str
+    """Data set as NAME:DIR."""
+    output: str
+    """Folder for metrics.json."""
+    split: Literal["train", "valid", "test"] = "test"
+    """Which part of the data set."""
+    groups: str = ""
+    """Comma-separated group columns of the data set, such as race."""
+    crops: Literal["detect", "dataset"] = "detect"
+    """Crop around the detected face as in serving, or take the data set's pictures as crops."""
+    min_face_px: float = 24
+    """Only to report which share of faces annotate would leave unlabelled."""
+    limit: int | None = None
+    """Take only the first images of the split."""
+    card: bool = False
+    """Also write the figures into the bundle's model card and metrics.json."""
+
+    def __post_init__(self) -> None:
+        DetectConfig.__post_init__(self)
+        _check_positive("--limit", self.limit)
+
+    @property
+    def group_names(self) -> tuple[str, ...]:
+        """The columns named by ``groups``."""
+        return tuple(name.strip() for name in self.groups.split(",") if name.strip())

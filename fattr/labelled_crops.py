@@ -1,0 +1,97 @@
+"""The faces of a labelled data set as crops with targets, for training and for evaluation.
+
+The same detector and the same crop rule as in serving, so that what a model learns and is measured
+on is what it will see.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fattr import boxes, images, storage
+from fattr.attributes import Attribute
+from fattr.crop import central_crop, crop_face
+from fattr.detect.detector import FaceDetector
+from fattr.errors import ImageError, UsageError
+from fattr.records import CropRule, Detections, Sample, UInt8Array
+
+UNKNOWN = -1  # target without a label
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LabelledCrops:
+    """N labelled faces."""
+
+    crops: UInt8Array  # (N, h, w, 3) RGB, by the crop rule
+    targets: NDArray[np.int64]  # (N, A) class index of each attribute, -1 where unknown
+    found: NDArray[np.bool_]  # (N,) False: no face was detected, the crop is the picture's centre
+    face_px: NDArray[np.float32]  # (N,) shorter side of the box; NaN where not found
+    groups: Mapping[str, tuple[str, ...]]  # column -> value of each face
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+
+def targets_of(samples: Sequence[Sample], attributes: Sequence[Attribute]) -> NDArray[np.int64]:
+    """Targets (N, A), -1 where a sample has no label."""
+    rows = [[s.targets.get(a.name, UNKNOWN) for a in attributes] for s in samples]
+    return np.asarray(rows, np.int64).reshape(len(samples), len(attributes))
+
+
+def most_central(faces: Detections, size_hw: tuple[int, int]) -> int | None:
+    """Index of the face whose box centre is nearest the image's centre; None without faces."""
+    if not len(faces):
+        return None
+    centres = (faces.boxes_xyxy[:, :2] + faces.boxes_xyxy[:, 2:]) / 2
+    offsets = centres - np.array([size_hw[1], size_hw[0]], np.float32) / 2
+    return int((offsets**2).sum(axis=1).argmin())
+
+
+def _labelled_crop(
+    sample: Sample, rule: CropRule, detector: FaceDetector | None
+) -> tuple[UInt8Array, float]:
+    """The crop and the face's size in pixels, NaN where no face was found or looked for."""
+    try:
+        image = images.decode(storage.read_bytes(sample.image_uri)).pixels
+    except ImageError as err:
+        raise UsageError(f"{sample.image_uri}: {err}; mend or remove this labelled image") from err
+    faces = detector.detect([image])[0] if detector else Detections.empty()
+    face = most_central(faces, (image.shape[0], image.shape[1]))
+    if face is None:
+        return central_crop(image, rule), float("nan")
+    face_px = float(boxes.short_sides(faces.boxes_xyxy[face : face + 1])[0])
+    return crop_face(image, faces.landmarks[face], rule), face_px
+
+
+def labelled_crops(
+    samples: Sequence[Sample],
+    attributes: Sequence[Attribute],
+    rule: CropRule,
+    *,
+    detector: FaceDetector | None,
+    num_threads: int,
+    progress: Callable[[Iterator[tuple[UInt8Array, float]]], Iterator[tuple[UInt8Array, float]]],
+) -> LabelledCrops:
+    """Cut one crop a sample: of the face nearest the centre, or of the centre where none is found.
+
+    Without a detector the pictures are taken to be crops already. ``progress`` wraps the iteration.
+
+    Raises:
+        UsageError: a labelled image cannot be decoded.
+        StorageError: a labelled image cannot be read.
+    """
+    crops = np.empty((len(samples), *rule.size_hw, 3), np.uint8)
+    face_px = np.empty(len(samples), np.float32)
+    with ThreadPoolExecutor(num_threads) as pool:
+        results = pool.map(lambda sample: _labelled_crop(sample, rule, detector), samples)
+        for i, (crop, size_px) in enumerate(progress(results)):
+            crops[i], face_px[i] = crop, size_px
+    columns = sorted({column for sample in samples for column in sample.groups})
+    groups = {c: tuple(sample.groups.get(c, "") for sample in samples) for c in columns}
+    found = ~np.isnan(face_px)
+    return LabelledCrops(crops, targets_of(samples, attributes), found, face_px, groups)

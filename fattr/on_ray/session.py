@@ -1,0 +1,39 @@
+"""One Ray session a job: the cluster that is there, or a local one of sane size."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+
+MIN_LOGICAL_CPUS = 4  # actors and Ray Data's own tasks each hold a slot: two slots can deadlock
+
+
+@contextmanager
+def ray_session() -> Iterator[None]:
+    """Connect to the cluster named by RAY_ADDRESS (as under ``ray job submit``), or start one here.
+
+    A local cluster opens no dashboard and sends no usage statistics, and ends with the block.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's own coming default
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(logging_level=logging.WARNING)
+    else:
+        logical_cpus = max(MIN_LOGICAL_CPUS, os.cpu_count() or 1)
+        ray.init(
+            address="local",
+            num_cpus=logical_cpus,
+            include_dashboard=False,
+            logging_level=logging.WARNING,
+        )
+    try:
+        yield
+    finally:
+        ray.shutdown()

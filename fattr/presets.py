@@ -1,0 +1,79 @@
+"""Named training recipes, as values."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+
+from fattr.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainPreset:
+    """A recipe: what to predict from which crop, with which network and optimiser."""
+
+    backbone: str
+    init: str  # "imagenet" or "none"
+    attributes: tuple[str, ...]  # empty: all that the data sets label
+    crop_rule: str
+    crop_size_hw: tuple[int, int]
+    augmentation: str
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float = 0.05
+    warmup_frac: float = 0.1
+    ema_decay: float = 0.99
+    dropout: float = 0.2
+
+
+PRESETS = {
+    "celeba40": TrainPreset(
+        backbone="mobilenet_v2",
+        init="imagenet",
+        attributes=(),
+        crop_rule="celeba",
+        crop_size_hw=(128, 104),
+        augmentation="photo",
+        epochs=10,
+        batch_size=64,
+        learning_rate=1e-3,
+    ),
+    "demographics": TrainPreset(
+        backbone="mobilenet_v2",
+        init="imagenet",
+        attributes=("age", "perceived_gender_presentation"),
+        crop_rule="fairface",
+        crop_size_hw=(112, 112),
+        augmentation="photo",
+        epochs=12,
+        batch_size=64,
+        learning_rate=1e-3,
+    ),
+    "tiny": TrainPreset(
+        backbone="tiny",
+        init="none",
+        attributes=(),
+        crop_rule="celeba",
+        crop_size_hw=(64, 52),
+        augmentation="none",
+        epochs=6,
+        batch_size=16,
+        learning_rate=1e-2,
+        dropout=0.0,
+        ema_decay=0.8,
+    ),
+}
+
+
+def train_preset(name: str) -> TrainPreset:
+    """The recipe called ``name``.
+
+    Raises:
+        UsageError: there is none; the message suggests the closest.
+    """
+    if name not in PRESETS:
+        close = difflib.get_close_matches(name, PRESETS, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"one of {sorted(PRESETS)} expected"
+        raise UsageError(f"unknown preset {name!r}: {hint}")
+    return PRESETS[name]

@@ -1,0 +1,88 @@
+"""From the last checkpoint to a bundle: best weights, calibration on `valid`, files, card."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch.utils.tensorboard import SummaryWriter
+
+from fattr import bundle
+from fattr.bundle import Bundle, BundleSpec
+from fattr.classify import calibration as calibrate
+from fattr.classify.export import onnx_bytes, weights_bytes
+from fattr.classify.network import AttributeNet
+from fattr.datasets import DatasetSplit
+from fattr.labelled_crops import LabelledCrops
+from fattr.metrics.attribute import attribute_metrics, macro
+from fattr.records import CropRule
+from fattr.runinfo import versions
+from fattr.train import checkpoint
+from fattr.train.loop import TrainPlan, predict_logits
+
+
+def valid_figures(
+    network: AttributeNet, valid: LabelledCrops, plan: TrainPlan
+) -> tuple[calibrate.Calibration, dict[str, Any]]:
+    """Calibration fitted on `valid`, and the metrics there."""
+    logits = predict_logits(network, valid, plan.attributes, torch.device("cpu"))
+    fitted = calibrate.fit(logits, valid.targets, plan.attributes)
+    probs = calibrate.probabilities(logits, plan.attributes, fitted)
+    by_name = {
+        a.name: attribute_metrics(
+            a, valid.targets[:, i], probs[a.name], fitted.thresholds.get(a.name, 0.5)
+        )
+        for i, a in enumerate(plan.attributes)
+    }
+    accuracy = {name: metrics["accuracy"] for name, metrics in by_name.items()}
+    return fitted, {"macro": macro(by_name, plan.attributes), "accuracy": accuracy}
+
+
+def licences(splits: Sequence[DatasetSplit]) -> str:
+    """The licences of all training data, one line."""
+    return "; ".join(dict.fromkeys(split.licence for split in splits))
+
+
+def make_bundle(
+    folder: Path,
+    *,
+    name: str,
+    plan: TrainPlan,
+    rule: CropRule,
+    state: checkpoint.TrainState,
+    valid: LabelledCrops,
+    splits: Sequence[DatasetSplit],
+    training: Mapping[str, Any],
+) -> Bundle:
+    """Write the bundle of the best epoch of a finished run."""
+    network = AttributeNet(plan.backbone, plan.attributes)
+    network.load_state_dict(state.best_weights)
+    network.eval()
+    fitted, figures = valid_figures(network, valid, plan)
+    spec = BundleSpec(
+        name=name,
+        backbone=plan.backbone,
+        attributes=plan.attributes,
+        crop_rule=rule,
+        calibration=fitted,
+        licence=licences(splits),
+        research_only=any(split.research_only for split in splits),
+        training={**training, "best_epoch": state.best_epoch, "valid": figures},
+        versions=versions(),
+    )
+    return bundle.save(
+        folder, spec, weights=weights_bytes(network), onnx=onnx_bytes(network, rule.size_hw)
+    )
+
+
+def write_history(output: Path, history: Sequence[Mapping[str, float]]) -> None:
+    """``history.parquet`` and TensorBoard events, one row or step an epoch."""
+    pq.write_table(pa.Table.from_pylist([dict(row) for row in history]), output / "history.parquet")
+    with SummaryWriter(str(output / "tensorboard")) as writer:
+        for row in history:
+            for name, value in row.items():
+                writer.add_scalar(name, value, int(row["epoch"]))
