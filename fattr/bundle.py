@@ -39,21 +39,15 @@ class BundleSpec:
     versions: Mapping[str, str]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Bundle:
-    """A verified folder."""
+    """A verified folder, in memory, so that it can be sent to workers without the folder."""
 
     spec: BundleSpec
     model_id: str
-    folder: Path
-
-    def onnx(self) -> bytes:
-        """The ONNX model: input ``crops`` (N, H, W, 3) uint8, output ``logits`` (N, L)."""
-        return (self.folder / ONNX).read_bytes()
-
-    def weights(self) -> Path:
-        """The safetensors file of ``classify.network.AttributeNet``."""
-        return self.folder / WEIGHTS
+    folder: Path  # where it was read
+    weights: bytes  # safetensors of ``classify.network.AttributeNet``
+    onnx: bytes  # input ``crops`` (N, H, W, 3) uint8, output ``logits`` (N, L)
 
     def figures(self) -> Mapping[str, Any]:
         """What evaluation measured, as kept beside the card; empty if nothing was."""
@@ -85,7 +79,7 @@ def save(folder: Path, spec: BundleSpec, *, weights: bytes, onnx: bytes) -> Bund
     (folder / ONNX).write_bytes(onnx)
     text = json.dumps({**description, "model_id": model_id}, indent=1, ensure_ascii=False)
     (folder / DESCRIPTION).write_text(text + "\n")
-    return Bundle(spec, model_id, folder)
+    return Bundle(spec, model_id, folder, weights, onnx)
 
 
 def load(folder: Path) -> Bundle:
@@ -108,7 +102,7 @@ def load(folder: Path) -> Bundle:
             f"{folder}: content has hash {actual[:16]}, bundle.json states {str(stated)[:16]}; "
             "the files were changed or damaged: get the bundle again"
         )
-    return Bundle(_spec(description), actual, folder)
+    return Bundle(_spec(description), actual, folder, weights, onnx)
 
 
 def _spec(description: Mapping[str, Any]) -> BundleSpec:

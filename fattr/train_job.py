@@ -12,11 +12,12 @@ from typing import Any
 
 from fattr import weights
 from fattr.attributes import Attribute, attribute
-from fattr.build import build_detector, cpu_count, detector_source, resolve_device
+from fattr.build import build_detector, cpu_count, resolve_device
 from fattr.bundle import CARD, Bundle
 from fattr.config import TrainConfig
 from fattr.crop import named_rule
 from fattr.datasets import DatasetSplit, read_dataset
+from fattr.detect import source as detectors
 from fattr.errors import UsageError
 from fattr.labelled_crops import LabelledCrops, labelled_crops
 from fattr.on_ray.session import ray_session
@@ -116,7 +117,8 @@ def cut_crops(
 ) -> LabelledCrops:
     """Crops of all the splits, one after another."""
     samples = list(chain.from_iterable(s.samples[: config.limit] for s in splits))
-    detector = build_detector(config, device=resolve_device(config.device))
+    source = detectors.find(config.detector)
+    detector = build_detector(source, config, device=resolve_device(config.device))
 
     def progress(items: Iterator[tuple[UInt8Array, float]]) -> Iterator[tuple[UInt8Array, float]]:
         return track(items, what=f"cropping {splits[0].split}", total=len(samples))
@@ -138,6 +140,7 @@ def describe(
 ) -> dict[str, Any]:
     """How the model was made, without paths: for the bundle, its card and ``run.json``."""
     data = " ".join(f"--data {split.name}:DIR" for split in splits)
+    source = detectors.find(config.detector)
     recipe = {
         name: getattr(plan, name)
         for name in ("epochs", "batch_size", "learning_rate", "weight_decay", "warmup_frac")
@@ -147,17 +150,16 @@ def describe(
         "command": f"python jobs/train.py --preset {config.preset} {data} --output DIR",
         "preset": config.preset,
         "recipe": recipe | {"augmentation": plan.augmentation, "init": config.init or preset.init},
-        "detector": vars_of(detector_source(config)) | {"detect_size": config.detect_size},
+        "detector": {
+            "name": source.name,
+            "sha256": source.sha256,
+            "detect_size": config.detect_size,
+        },
         "data": [
             {"name": s.name, "images": len(s.samples[: config.limit]), "licence": s.licence}
             for s in splits
         ],
     }
-
-
-def vars_of(record: Any) -> dict[str, Any]:  # noqa: ANN401
-    """Fields of a slotted dataclass."""
-    return {name: getattr(record, name) for name in record.__dataclass_fields__}
 
 
 def train(config: TrainConfig) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -43,21 +42,21 @@ def torch_forward(network: AttributeNet, *, device: str) -> Forward:
 
     def forward(crops: UInt8Array) -> FloatArray:
         with torch.inference_mode():
-            batch = torch.from_numpy(np.ascontiguousarray(crops)).to(device)
+            batch = torch.tensor(crops, device=device)  # a copy: crops may be read-only
             logits: FloatArray = network(batch).float().cpu().numpy()
         return logits
 
     return forward
 
 
-def load_network(backbone: str, attributes: Sequence[Attribute], weights: Path) -> AttributeNet:
-    """The torch network of a bundle, in evaluation mode."""
-    from safetensors.torch import load_file
+def load_network(backbone: str, attributes: Sequence[Attribute], weights: bytes) -> AttributeNet:
+    """The torch network of a bundle, in evaluation mode; ``weights`` is safetensors."""
+    from safetensors.torch import load
 
     from fattr.classify.network import AttributeNet
 
     network = AttributeNet(backbone, attributes)
-    network.load_state_dict(load_file(weights))
+    network.load_state_dict(load(weights))
     return network.eval()
 
 
