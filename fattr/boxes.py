@@ -14,11 +14,12 @@ def areas(boxes_xyxy: FloatArray) -> FloatArray:
 
 
 def iou(box_xyxy: FloatArray, boxes_xyxy: FloatArray) -> FloatArray:
-    """Intersection over union of one box (4,) with each of ``boxes_xyxy`` (N, 4)."""
+    """Intersection over union of one box (4,) with each of ``boxes_xyxy`` (N, 4); 0 without area."""
     top_left = np.maximum(box_xyxy[:2], boxes_xyxy[:, :2])
     bottom_right = np.minimum(box_xyxy[2:], boxes_xyxy[:, 2:])
     overlap = np.prod(np.maximum(bottom_right - top_left, 0), axis=1)
-    shares: FloatArray = overlap / (areas(box_xyxy[None])[0] + areas(boxes_xyxy) - overlap)
+    union = areas(box_xyxy[None])[0] + areas(boxes_xyxy) - overlap
+    shares: FloatArray = np.divide(overlap, union, out=np.zeros_like(union), where=union > 0)
     return shares
 
 

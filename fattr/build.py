@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
-from fattr.attributes import Attribute
+from fattr import tables
+from fattr.attributes import Attribute, attribute
 from fattr.bundle import Bundle
+from fattr.bundle import find as find_bundle
 from fattr.classify.classifier import (
     AttributeClassifier,
     load_network,
     onnx_forward,
     torch_forward,
 )
-from fattr.config import DetectConfig
+from fattr.config import AnnotateConfig, DetectConfig
 from fattr.detect import source as detectors
 from fattr.detect.backends import OnnxBackend, TorchBackend
 from fattr.detect.detector import Backend, FaceDetector
 from fattr.detect.source import DetectorSource
+from fattr.errors import UsageError
+from fattr.stages import Annotate, Model
+
+GPU_BATCH_SIZE = 8
 
 
 def cpu_count() -> int:
@@ -60,6 +71,108 @@ def build_detector(
             device=device,
         )
     return FaceDetector(backend, long_side=config.detect_size, batch_size=batch_size)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AnnotatePlan:
+    """All that a worker needs to label images; nothing in it is a path or a credential."""
+
+    config: AnnotateConfig
+    source: DetectorSource
+    models: tuple[tuple[Bundle, tuple[Attribute, ...]], ...]  # with the attributes to write
+    device: str
+
+    @property
+    def attributes(self) -> tuple[Attribute, ...]:
+        """All that are written, in the order of their columns."""
+        return tuple(a for _, attributes in self.models for a in attributes)
+
+
+def choose_models(config: AnnotateConfig) -> tuple[tuple[Bundle, tuple[Attribute, ...]], ...]:
+    """The bundles to run, each with the attributes it writes.
+
+    An attribute is written by the first bundle that has it; a sensitive one only if asked for. A
+    bundle that has nothing to write is left out.
+
+    Raises:
+        UsageError: an unknown model or attribute, or nothing left to write.
+    """
+    wanted = {attribute(name).name for name in config.sensitive_names}
+    chosen, taken = [], set[str]()
+    for bundle in [find_bundle(name) for name in config.model_names]:
+        writes = tuple(
+            a
+            for a in bundle.spec.attributes
+            if a.name not in taken and (not a.sensitive or a.name in wanted)
+        )
+        taken |= {a.name for a in writes}
+        if writes:
+            chosen.append((bundle, writes))
+    if missing := wanted - taken:
+        raise UsageError(f"--sensitive {', '.join(sorted(missing))}: no --model predicts it")
+    if not chosen:
+        raise UsageError(
+            "all attributes of the models are sensitive: name those to write with "
+            '--sensitive A,B --purpose "why"'
+        )
+    return tuple(chosen)
+
+
+def plan_annotate(config: AnnotateConfig) -> AnnotatePlan:
+    """The settings resolved: weights read and verified, attributes chosen.
+
+    Raises:
+        UsageError: something named does not exist or is damaged.
+    """
+    source, device = detectors.find(config.detector), resolve_device(config.device)
+    return AnnotatePlan(config, source, choose_models(config), device)
+
+
+def build_annotate(plan: AnnotatePlan, *, num_threads: int = 1) -> Annotate:
+    """The stage that turns fetched rows into labelled ones, with its networks loaded."""
+    config, device = plan.config, plan.device
+    batch_size = config.batch_size or (1 if device == "cpu" else GPU_BATCH_SIZE)
+    detector = build_detector(
+        plan.source, config, device=device, batch_size=batch_size, num_threads=num_threads
+    )
+    models = [
+        Model(
+            build_classifier(bundle, device=device, num_threads=num_threads),
+            bundle.spec.crop_rule,
+            bundle.spec.calibration,
+            attributes,
+        )
+        for bundle, attributes in plan.models
+    ]
+    return Annotate(
+        detector,
+        models,
+        images_per_detection=batch_size,
+        min_face_px=config.min_face_px,
+        max_pixels=config.max_pixels,
+    )
+
+
+def settings_of(plan: AnnotatePlan) -> dict[str, Any]:
+    """All that can change a row; equal settings give equal rows."""
+    config = plan.config
+    return {
+        "model_ids": [bundle.model_id for bundle, _ in plan.models],
+        "detector_sha256": plan.source.sha256,
+        "detect_size": config.detect_size,
+        "score_threshold": config.score_threshold,
+        "nms_iou_threshold": config.nms_iou_threshold,
+        "max_pixels": config.max_pixels,
+        "min_face_px": config.min_face_px,
+        "sensitive": sorted(config.sensitive_names),
+        "schema_version": tables.SCHEMA_VERSION,
+    }
+
+
+def settings_id(settings: Mapping[str, Any]) -> str:
+    """SHA-256 of the settings in canonical JSON."""
+    text = json.dumps(settings, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def build_classifier(bundle: Bundle, *, device: str, num_threads: int = 1) -> AttributeClassifier:

@@ -8,10 +8,17 @@ from collections.abc import Callable, Sequence
 
 import tyro
 
-from fattr.config import TrainConfig
+from fattr.config import AnnotateConfig, EvaluateConfig, TrainConfig
 from fattr.errors import FattrError, UsageError
 
 EXIT_USAGE, EXIT_UNFINISHED = 2, 3
+
+
+def _annotate(argv: Sequence[str]) -> int:
+    config = tyro.cli(AnnotateConfig, args=argv, config=(tyro.conf.UseAppendAction,))
+    from fattr.annotate_job import annotate
+
+    return annotate(config)
 
 
 def _train(argv: Sequence[str]) -> int:
@@ -21,7 +28,18 @@ def _train(argv: Sequence[str]) -> int:
     return train(config)
 
 
-JOBS: dict[str, Callable[[Sequence[str]], int]] = {"train": _train}
+def _evaluate(argv: Sequence[str]) -> int:
+    config = tyro.cli(EvaluateConfig, args=argv)
+    from fattr.evaluate_job import evaluate
+
+    return evaluate(config)
+
+
+JOBS: dict[str, Callable[[Sequence[str]], int]] = {
+    "annotate": _annotate,
+    "train": _train,
+    "evaluate": _evaluate,
+}
 
 
 def run_job(job: str, argv: Sequence[str]) -> int:

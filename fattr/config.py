@@ -8,6 +8,7 @@ from typing import Literal
 from fattr.errors import UsageError
 
 DETECT_SIZE_STEP = 32
+DEFAULT_MODELS = ("demographics", "celeba40")
 
 
 def _check_detect_size(detect_size: int) -> None:
@@ -56,8 +57,8 @@ class AnnotateConfig(DetectConfig):
     """Folder, s3:// prefix, .txt file of URIs, or Parquet/CSV manifest with a column image_uri."""
     output: str
     """Folder or s3:// prefix for the tables; one run's worth in this version."""
-    model: tuple[str, ...] = ("demographics", "celeba40")
-    """Shipped name, bundle folder or training output; repeat for several."""
+    model: tuple[str, ...] = ()
+    """Shipped name, bundle folder or training output; repeat for several. None: all shipped."""
     engine: Literal["ray", "local"] = "ray"
     """Ray Data, or the same stages in this process."""
     sensitive: str = ""
@@ -72,20 +73,21 @@ class AnnotateConfig(DetectConfig):
     """Take only the first images of the listing."""
     batch_size: int | None = None
     """Images a detector call takes: 1 on CPU, where more did not help, and 8 on a GPU."""
-    cpus_per_actor: float = 0.5
-    """Logical CPUs a model actor asks Ray for."""
 
     def __post_init__(self) -> None:
         DetectConfig.__post_init__(self)
         _check_positive("--limit", self.limit)
         _check_positive("--max-pixels", self.max_pixels)
         _check_positive("--batch-size", self.batch_size)
-        if not self.model:
-            raise UsageError("--model: name at least one")
         if self.sensitive_names and not self.purpose.strip():
             raise UsageError('--sensitive needs --purpose "why these labels are needed"')
         if self.purpose and not self.sensitive_names:
             raise UsageError("--purpose is for --sensitive: name the attributes it is about")
+
+    @property
+    def model_names(self) -> tuple[str, ...]:
+        """The models to run, each once; the first that has an attribute writes it."""
+        return tuple(dict.fromkeys(self.model)) or DEFAULT_MODELS
 
     @property
     def sensitive_names(self) -> tuple[str, ...]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Iterator
 from typing import TypeVar
 
+import pyarrow as pa
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -50,6 +52,38 @@ class Bar:
         if not self._is_terminal and now - self._logged >= LOG_EVERY_S:
             self._logged = now
             log.info("%s: %d of %d %s", self._what, self._done, self._total, note)
+
+
+class AnnotateBar:
+    """Images done, with images/s, faces/s and counts by status."""
+
+    def __init__(self, num_images: int) -> None:
+        self._bar = Bar("annotating", num_images)
+        self._counts: Counter[str] = Counter()
+        self._started = time.monotonic()
+
+    def __enter__(self) -> AnnotateBar:
+        self._bar.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.__exit__()
+
+    def add(self, staged: pa.Table) -> None:
+        """Count staged rows."""
+        counts = Counter(staged.column("status").to_pylist())
+        counts["faces"] = sum(staged.column("num_faces").to_pylist())
+        self.show(self._counts + counts)
+
+    def show(self, counts: Counter[str]) -> None:
+        """Show these counts in place of the ones before."""
+        faces, before = counts["faces"], self._counts
+        done = counts.total() - faces
+        seconds = max(time.monotonic() - self._started, 1e-9)
+        statuses = " ".join(f"{k} {n}" for k, n in counts.most_common() if k != "faces")
+        note = f"{done / seconds:.1f} images/s, {faces / seconds:.1f} faces/s; {statuses}"
+        self._bar.advance(done - (before.total() - before["faces"]), note)
+        self._counts = Counter(counts)
 
 
 def track(items: Iterator[T], *, what: str, total: int) -> Iterator[T]:

@@ -22,6 +22,7 @@ from fattr.errors import UsageError
 from fattr.labelled_crops import LabelledCrops, labelled_crops
 from fattr.on_ray.session import ray_session
 from fattr.on_ray.train import CHECKPOINTS, fit_on_ray
+from fattr.outputs import refuse_used_output
 from fattr.presets import TrainPreset, train_preset
 from fattr.progress import track
 from fattr.records import UInt8Array
@@ -32,23 +33,6 @@ from fattr.train.finish import make_bundle, write_history
 from fattr.train.loop import TrainPlan
 
 log = logging.getLogger(__name__)
-
-
-def refuse_used_output(output: Path) -> None:
-    """Refuse a folder that holds anything of a run.
-
-    Raises:
-        UsageError: naming the run.
-    """
-    if not output.exists():
-        return
-    if not output.is_dir():
-        raise UsageError(f"--output {output}: a folder expected, it is a file")
-    if held := sorted(path.name for path in output.iterdir()):
-        raise UsageError(
-            f"--output {output} holds a training run already ({', '.join(held[:4])}): "
-            "choose another folder"
-        )
 
 
 def choose_attributes(preset: TrainPreset, splits: Sequence[DatasetSplit]) -> tuple[Attribute, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,7 @@ from fattr.attributes import Attribute, Kind
 from fattr.records import FloatArray
 
 TEMPERATURES = np.geomspace(0.25, 4.0, 81)
+AGE_INTERVAL = (0.1, 0.9)  # quantiles between which age_low .. age_high lies
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,45 @@ def age_quantile(probs: FloatArray, attribute: Attribute, quantile: float) -> Fl
     cumulative = np.concatenate([np.zeros((len(probs), 1)), probs.cumsum(axis=1)], axis=1)
     ages = [np.interp(quantile * row[-1], row, edges) for row in cumulative]
     return np.asarray(ages, np.float32)
+
+
+def abstained(
+    probs: FloatArray, attribute: Attribute, calibration: Calibration
+) -> NDArray[np.bool_]:
+    """Which of N faces have a probability too undecided for a label."""
+    top = probs if attribute.kind is Kind.BINARY else probs.max(axis=1, initial=0)
+    low, high = calibration.abstain.get(attribute.name, (0.0, 0.0))
+    inside: NDArray[np.bool_] = (top >= low) & (top < high)
+    return inside
+
+
+def _masked(values: NDArray[Any], hidden: NDArray[np.bool_]) -> list[Any]:
+    return [None if gone else v for v, gone in zip(values.tolist(), hidden, strict=True)]
+
+
+def labels(
+    probs: FloatArray,
+    attribute: Attribute,
+    calibration: Calibration,
+    hidden: NDArray[np.bool_],
+) -> dict[str, list[Any]]:
+    """Label columns of N faces, None where ``hidden`` (N,) or abstained.
+
+    Binary: ``name``, bool. Categorical: ``name``, class. Age: ``name``, ``name_low`` and
+    ``name_high``, years: the mean and the central 80 % of the distribution.
+    """
+    name = attribute.name
+    hidden = hidden | abstained(probs, attribute, calibration)
+    if attribute.kind is Kind.BINARY:
+        return {name: _masked(probs >= calibration.thresholds.get(name, 0.5), hidden)}
+    if attribute.kind is Kind.CATEGORICAL:
+        classes = np.asarray(attribute.classes, object)
+        return {name: _masked(classes[probs.argmax(axis=1)], hidden)}
+    return {
+        name: _masked(expected_age(probs, attribute), hidden),
+        f"{name}_low": _masked(age_quantile(probs, attribute, AGE_INTERVAL[0]), hidden),
+        f"{name}_high": _masked(age_quantile(probs, attribute, AGE_INTERVAL[1]), hidden),
+    }
 
 
 def _negative_log_likelihood(

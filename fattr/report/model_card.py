@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from fattr.attributes import Kind
@@ -15,23 +15,80 @@ is what a model trained on annotators' impressions says about a picture. Groups 
 the training data are labelled worse; measure on your own pictures before you rely on it."""
 
 
+SHOWN_METRICS = ("accuracy", "balanced_accuracy", "one_off_accuracy")
+
+
+def shown(value: float | None) -> str:
+    """A figure between 0 and 1, or a dash where it is undefined."""
+    return "-" if value is None else f"{value:.4f}"
+
+
+def card_figures(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a ``metrics.json`` that the card shows."""
+    fields = ("command", "num_images", "detection_recall", "num_macro_attributes", "macro")
+    attributes = {
+        name: _row_figures(row)
+        | {
+            "by_group": {
+                column: {value: _row_figures(one) for value, one in values.items()}
+                for column, values in row.get("by_group", {}).items()
+            }
+        }
+        for name, row in metrics["attributes"].items()
+    }
+    return {name: metrics[name] for name in fields} | {"attributes": attributes}
+
+
+def _row_figures(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: row[name] for name in ("n", *SHOWN_METRICS) if name in row}
+
+
 def _figures_table(figures: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    """One table a measured data set; ``figures`` maps ``name/split`` to a ``metrics.json``."""
+    """A section a measured data set; ``figures`` maps its title to ``card_figures``."""
     for title, metrics in figures.items():
         macro = metrics["macro"]
         yield f"\n### {title}\n"
         yield f"`{metrics['command']}`\n"
         yield (
-            f"Mean accuracy {macro['accuracy']:.4f}, mean balanced accuracy "
-            f"{macro['balanced_accuracy']:.4f} over {metrics['num_macro_attributes']} attributes; "
-            f"faces detected {metrics['detection_recall']:.4f}.\n"
+            f"{metrics['num_images']} images. Mean accuracy {shown(macro['accuracy'])}, mean "
+            f"balanced accuracy {shown(macro['balanced_accuracy'])} over "
+            f"{metrics['num_macro_attributes']} attributes (age is none of them); faces detected "
+            f"{shown(metrics['detection_recall'])}.\n"
         )
-        yield "| attribute | n | accuracy | balanced accuracy |"
-        yield "|---|--:|--:|--:|"
+        yield "| attribute | n | accuracy | balanced accuracy | at most one bin off |"
+        yield "|---|--:|--:|--:|--:|"
         for name, row in metrics["attributes"].items():
-            balanced = row.get("balanced_accuracy")
-            shown = "-" if balanced is None else f"{balanced:.3f}"
-            yield f"| {name} | {row['n']} | {row['accuracy']:.3f} | {shown} |"
+            cells = [shown(row.get(metric)) for metric in SHOWN_METRICS]
+            yield f"| {name} | {row['n']} | {' | '.join(cells)} |"
+        yield from _group_tables(metrics["attributes"])
+
+
+def _group_tables(by_name: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """One table a group column: a row a group, or a row an attribute where those are more."""
+    first = next(iter(by_name.values()))
+    for column, values in first.get("by_group", {}).items():
+        cells = {
+            (name, value): f"{shown(one['accuracy'])} ({one['n']})"
+            for name, row in by_name.items()
+            for value, one in row["by_group"][column].items()
+        }
+        yield f"\nAccuracy (and number of faces) by annotated {column.replace('*', ' and ')}:\n"
+        if len(values) >= len(by_name):
+            rows = {v: [cells[name, v] for name in by_name] for v in values}
+            yield from _grid(list(by_name), rows)
+        else:
+            rows = {name: [cells[name, v] for v in values] for name in by_name}
+            yield from _grid(list(values), rows)
+
+
+def _grid(header: Sequence[str], rows: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    def line(cells: Sequence[str]) -> str:
+        return f"| {' | '.join(cell.replace('|', ', ') for cell in cells)} |"
+
+    yield line(["", *header])
+    yield "|---|" + "--:|" * len(header)
+    for title, cells in rows.items():
+        yield line([title, *cells])
 
 
 def _data_lines(training: Mapping[str, Any]) -> Iterator[str]:

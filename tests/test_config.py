@@ -1,0 +1,96 @@
+import dataclasses
+
+import pytest
+
+from fattr.config import AnnotateConfig, DetectConfig, EvaluateConfig, TrainConfig
+from fattr.errors import UsageError
+
+REQUIRED = {
+    DetectConfig: {},
+    AnnotateConfig: {"images": "in", "output": "out"},
+    TrainConfig: {"preset": "tiny", "data": ("folder:in",), "output": "out"},
+    EvaluateConfig: {"model": "celeba40", "data": "folder:in", "output": "out"},
+}
+DETECT_CASES = [
+    pytest.param({"detect_size": 0}, "--detect-size must be a positive multiple of 32: 0"),
+    pytest.param({"detect_size": -32}, "--detect-size must be a positive multiple of 32: -32"),
+    pytest.param({"detect_size": 100}, "--detect-size must be a positive multiple of 32: 100"),
+    pytest.param({"score_threshold": -0.1}, "--score-threshold must be in [0, 1]: -0.1"),
+    pytest.param({"score_threshold": float("nan")}, "--score-threshold must be in [0, 1]: nan"),
+    pytest.param({"nms_iou_threshold": 1.5}, "--nms-iou-threshold must be in [0, 1]: 1.5"),
+]
+NEEDS_PURPOSE = '--sensitive needs --purpose "why these labels are needed"'
+CASES = {
+    AnnotateConfig: [
+        ({"limit": 0}, "--limit must be 1 or more: 0"),
+        ({"max_pixels": 0}, "--max-pixels must be 1 or more: 0"),
+        ({"batch_size": -1}, "--batch-size must be 1 or more: -1"),
+        ({"model": ()}, "--model: name at least one"),
+        ({"sensitive": "age"}, NEEDS_PURPOSE),
+        ({"sensitive": "age", "purpose": "  "}, NEEDS_PURPOSE),
+        (
+            {"purpose": "audit"},
+            "--purpose is for --sensitive: name the attributes it is about",
+        ),
+        (
+            {"purpose": "audit", "sensitive": " , "},
+            "--purpose is for --sensitive: name the attributes it is about",
+        ),
+    ],
+    TrainConfig: [
+        ({"data": ()}, "--data NAME:DIR: name at least one data set"),
+        ({"workers": 0}, "--workers must be 1 or more: 0"),
+        ({"epochs": 0}, "--epochs must be 1 or more: 0"),
+        ({"batch_size": 0}, "--batch-size must be 1 or more: 0"),
+        ({"limit": -5}, "--limit must be 1 or more: -5"),
+    ],
+    EvaluateConfig: [({"limit": 0}, "--limit must be 1 or more: 0")],
+}
+
+
+@pytest.mark.parametrize("config", REQUIRED)
+def test_the_defaults_are_valid(config):
+    made = config(**REQUIRED[config])
+    assert dataclasses.replace(made) == made
+
+
+@pytest.mark.parametrize("config", REQUIRED)
+@pytest.mark.parametrize(("fields", "message"), DETECT_CASES)
+def test_every_job_checks_the_detectors_settings(config, fields, message):
+    with pytest.raises(UsageError) as caught:
+        config(**REQUIRED[config] | fields)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("config", "fields", "message"),
+    [(config, *case) for config, cases in CASES.items() for case in cases],
+)
+def test_a_wrong_setting_is_named(config, fields, message):
+    with pytest.raises(UsageError) as caught:
+        config(**REQUIRED[config] | fields)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        pytest.param("", (), id="none"),
+        pytest.param("race", ("race",), id="one"),
+        pytest.param(" race, gender ,", ("race", "gender"), id="spaces-and-a-last-comma"),
+    ],
+)
+def test_lists_of_names_are_cut_at_commas(text, names):
+    evaluate = EvaluateConfig(**REQUIRED[EvaluateConfig], groups=text)
+    assert evaluate.group_names == names
+    annotate = AnnotateConfig(
+        **REQUIRED[AnnotateConfig], sensitive=text, purpose="audit" if names else ""
+    )
+    assert annotate.sensitive_names == names
+
+
+def test_settings_are_frozen_and_named():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        DetectConfig().detect_size = 64
+    with pytest.raises(TypeError):
+        DetectConfig("retinaface_mobilenet025")
