@@ -12,6 +12,7 @@ the own crops of another are cut otherwise.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import sys
 import tempfile
@@ -207,20 +208,18 @@ def hits(
     return shares
 
 
+def chosen_faces(spec: str, *, count: int, seed: int) -> DatasetSplit:
+    """That many of the test split, at random."""
+    split = read_dataset(spec, "test")
+    chosen = np.random.default_rng(seed).permutation(len(split.samples))[:count]
+    return dataclasses.replace(split, samples=tuple(split.samples[i] for i in chosen))
+
+
 def compare(settings: Settings, spec: str) -> None:
-    """Print one line a figure: own crops, detected on own picture, pasted, difference."""
-    bundle, split = bundles.find(settings.model), read_dataset(spec, "test")
+    """Print the figures on own crops, on own pictures with detection, and pasted."""
+    bundle = bundles.find(settings.model)
+    split = chosen_faces(spec, count=settings.count, seed=settings.seed)
     attributes = shared_attributes(bundle, split)
-    rng = np.random.default_rng(settings.seed)
-    chosen = rng.permutation(len(split.samples))[: settings.count]
-    split = DatasetSplit(
-        name=split.name,
-        split=split.split,
-        attributes=split.attributes,
-        samples=tuple(split.samples[i] for i in chosen),
-        licence=split.licence,
-        research_only=split.research_only,
-    )
     targets = targets_of(split.samples, attributes)
     with tempfile.TemporaryDirectory() as folder:
         centres = write_photographs(split.samples, Path(folder), settings.seed)
@@ -233,8 +232,14 @@ def compare(settings: Settings, spec: str) -> None:
     ]
     num_missed = sum(row is None for row in faces)
     print(f"{bundle.spec.name} on {split.name}: {len(faces)} faces, {num_missed} missed")
+    print_figures(*(hits(attributes, one, targets) for one in off))
+
+
+def print_figures(
+    own: Mapping[str, FloatArray], found: Mapping[str, FloatArray], pasted: Mapping[str, FloatArray]
+) -> None:
+    """A line a figure, from the share of right labels per face on each kind of crop."""
     print(f"{'':>22} {'own':>7} {'found':>7} {'pasted':>7} {'pasted - own, points':>22}")
-    own, found, pasted = (hits(attributes, one, targets) for one in off)
     for name in own:
         change = 100 * (pasted[name] - own[name])
         error = change.std() / np.sqrt(len(change))  # of a mean of paired differences

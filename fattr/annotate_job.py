@@ -159,14 +159,16 @@ def run_engine(plan: AnnotatePlan, run: Run, num_images: int) -> None:
                 stage,
                 tables.staged_schema(plan.attributes),
                 num_threads=cpu_count(),
-                on_rows=bar.add,
+                on_counts=bar.add,
             )
             return
         from fattr.on_ray.annotate import annotate_on_ray
         from fattr.on_ray.session import ray_session
 
         with ray_session():
-            annotate_on_ray(plan, run.manifest, run.staging, num_images=num_images, on_counts=bar)
+            annotate_on_ray(
+                plan, run.manifest, run.staging, num_images=num_images, on_counts=bar.add
+            )
 
 
 def staged_rows(plan: AnnotatePlan, run: Run) -> Iterator[pa.Table]:

@@ -14,7 +14,10 @@ def areas(boxes_xyxy: FloatArray) -> FloatArray:
 
 
 def iou(box_xyxy: FloatArray, boxes_xyxy: FloatArray) -> FloatArray:
-    """Intersection over union of one box (4,) with each of ``boxes_xyxy`` (N, 4); 0 without area."""
+    """Intersection over union of one box (4,) with each of ``boxes_xyxy`` (N, 4).
+
+    Two boxes without area share nothing: 0.
+    """
     top_left = np.maximum(box_xyxy[:2], boxes_xyxy[:, :2])
     bottom_right = np.minimum(box_xyxy[2:], boxes_xyxy[:, 2:])
     overlap = np.prod(np.maximum(bottom_right - top_left, 0), axis=1)

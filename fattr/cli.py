@@ -2,43 +2,104 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
+import re
 import sys
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import tyro
 
-from fattr.config import AnnotateConfig, EvaluateConfig, TrainConfig
+from fattr.config import (
+    AnnotateConfig,
+    ContactSheetConfig,
+    DemoConfig,
+    EvaluateConfig,
+    TrainConfig,
+)
 from fattr.errors import FattrError, UsageError
+
+log = logging.getLogger(__name__)
 
 EXIT_USAGE, EXIT_UNFINISHED = 2, 3
 
+Config = TypeVar("Config")
+
+
+def _parse(config_type: type[Config], job: str, argv: Sequence[str]) -> Config:
+    """The settings that the flags spell; a wrong flag is one line, as every wrong request is."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(
+                config_type, prog=f"fattr {job}", args=argv, config=(tyro.conf.UseAppendAction,)
+            )
+    except SystemExit as stop:
+        if stop.code in (None, 0):
+            raise
+        lines = [line.strip(" │╭╮╰╯─\n") for line in said.getvalue().splitlines()]
+        text = " ".join(line for line in lines[1:] if line)
+        problem = re.split(r"Got errors:|Argument helptext:|For full helptext", text)[0].strip()
+        raise UsageError(f"{problem}; see fattr {job} --help") from None
+
 
 def _annotate(argv: Sequence[str]) -> int:
-    config = tyro.cli(AnnotateConfig, args=argv, config=(tyro.conf.UseAppendAction,))
+    config = _parse(AnnotateConfig, "annotate", argv)
     from fattr.annotate_job import annotate
 
     return annotate(config)
 
 
 def _train(argv: Sequence[str]) -> int:
-    config = tyro.cli(TrainConfig, args=argv, config=(tyro.conf.UseAppendAction,))
+    config = _parse(TrainConfig, "train", argv)
     from fattr.train_job import train
 
     return train(config)
 
 
 def _evaluate(argv: Sequence[str]) -> int:
-    config = tyro.cli(EvaluateConfig, args=argv)
+    config = _parse(EvaluateConfig, "evaluate", argv)
     from fattr.evaluate_job import evaluate
 
     return evaluate(config)
+
+
+def _models(argv: Sequence[str]) -> int:
+    if argv:
+        raise UsageError("fattr models takes no flags")
+    from fattr.report.models_list import print_models
+
+    print_models()
+    return 0
+
+
+def _contact_sheet(argv: Sequence[str]) -> int:
+    config = _parse(ContactSheetConfig, "contact-sheet", argv)
+    from fattr.report.contact_sheet import contact_sheet
+
+    title = contact_sheet(
+        config.output, config.png, max_images=config.max_images, show_faces=config.show_faces
+    )
+    log.info("%s; page in %s", title, config.png)
+    return 0
+
+
+def _demo(argv: Sequence[str]) -> int:
+    config = _parse(DemoConfig, "demo", argv)
+    from fattr.demo import run_demo
+
+    return run_demo(config.output, engine=config.engine, model=config.model)
 
 
 JOBS: dict[str, Callable[[Sequence[str]], int]] = {
     "annotate": _annotate,
     "train": _train,
     "evaluate": _evaluate,
+    "models": _models,
+    "contact-sheet": _contact_sheet,
+    "demo": _demo,
 }
 
 
@@ -53,12 +114,20 @@ def run_job(job: str, argv: Sequence[str]) -> int:
     except FattrError as err:
         print(f"fattr {job}: {err}", file=sys.stderr)
         return EXIT_UNFINISHED
+    except Exception:  # the top: a bug ends with its traceback and its own code
+        log.exception("fattr %s: a bug; please report it with the lines above", job)
+        return EXIT_UNFINISHED
 
 
 def main() -> None:
     """The console script ``fattr``."""
     arguments = sys.argv[1:]
+    if arguments[:1] == ["--version"]:
+        from fattr import __version__
+
+        print(f"fattr {__version__}")
+        return
     if not arguments or arguments[0] not in JOBS:
         print(f"usage: fattr {{{','.join(JOBS)}}} ...  (--help after a job shows its flags)")
-        sys.exit(EXIT_USAGE)
+        sys.exit(0 if arguments[:1] in (["--help"], ["-h"]) else EXIT_USAGE)
     sys.exit(run_job(arguments[0], arguments[1:]))

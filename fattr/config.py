@@ -161,3 +161,32 @@ class EvaluateConfig(DetectConfig):
     def group_names(self) -> tuple[str, ...]:
         """The columns named by ``groups``."""
         return tuple(name.strip() for name in self.groups.split(",") if name.strip())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContactSheetConfig:
+    """Draw the images of an annotate output with boxes and top attributes on one page."""
+
+    output: str
+    """Folder or s3:// prefix that annotate wrote."""
+    png: str
+    """File for the page; one that is there is replaced."""
+    max_images: int = 40
+    """Take only the first images of the table."""
+    show_faces: bool = False
+    """Leave the faces as they are; they are blurred otherwise."""
+
+    def __post_init__(self) -> None:
+        _check_positive("--max-images", self.max_images)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemoConfig:
+    """Annotate photographs that come with installed packages and show what came of it."""
+
+    output: str = "demo-output"
+    """Folder for photographs, tables and contact sheet; an earlier demo's is replaced."""
+    engine: Literal["ray", "local"] = "ray"
+    """Ray Data, or the same stages in this process."""
+    model: tuple[str, ...] = ()
+    """Shipped name, bundle folder or training output; repeat for several. None: all shipped."""

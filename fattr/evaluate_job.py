@@ -263,7 +263,7 @@ def update_card(bundle: Bundle, metrics: Mapping[str, Any]) -> None:
 
 
 def show(metrics: Mapping[str, Any], console: Console) -> None:
-    """The figures as a table, and a line for each attribute and group column."""
+    """The figures as a table, and a line for each attribute and group column; no intersections."""
     table = Table("attribute", box=box.SIMPLE)
     columns = ("n", "accuracy", "balanced_accuracy", "one_off_accuracy")
     for column in columns:
@@ -288,5 +288,6 @@ def show(metrics: Mapping[str, Any], console: Console) -> None:
 def _group_lines(by_name: Mapping[str, Metrics]) -> Iterator[str]:
     for name, row in by_name.items():
         for column, values in row.get("by_group", {}).items():
-            cells = [f"{v} {shown(m['accuracy'])} (n {m['n']})" for v, m in values.items()]
-            yield f"{name} by {column}: {', '.join(cells)}"
+            if "*" not in column:
+                cells = [f"{v} {shown(m['accuracy'])} (n {m['n']})" for v, m in values.items()]
+                yield f"{name} by {column}: {', '.join(cells)}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from fattr import manifest
 from fattr.parts import PartWriter
+from fattr.publish import count_rows
 from fattr.stages import Annotate, Fetch
 
 ROWS_PER_BATCH = 16
@@ -39,7 +40,7 @@ def annotate_locally(
     schema: pa.Schema,
     *,
     num_threads: int,
-    on_rows: Callable[[pa.Table], None],
+    on_counts: Callable[[Counter[str]], None],
 ) -> None:
     """Manifest to staged rows in the order of the manifest."""
     fetch = Fetch()
@@ -51,4 +52,4 @@ def annotate_locally(
     with ThreadPoolExecutor(num_threads) as pool, PartWriter(staging_uri, schema) as writer:
         for rows in ordered_map(run, batches, pool=pool, ahead=2 * num_threads):
             writer.write(rows)
-            on_rows(rows)
+            on_counts(count_rows(rows))

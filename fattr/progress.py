@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TypeVar
 
-import pyarrow as pa
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -69,21 +68,15 @@ class AnnotateBar:
     def __exit__(self, *_: object) -> None:
         self._bar.__exit__()
 
-    def add(self, staged: pa.Table) -> None:
-        """Count staged rows."""
-        counts = Counter(staged.column("status").to_pylist())
-        counts["faces"] = sum(staged.column("num_faces").to_pylist())
-        self.show(self._counts + counts)
-
-    def show(self, counts: Counter[str]) -> None:
-        """Show these counts in place of the ones before."""
-        faces, before = counts["faces"], self._counts
-        done = counts.total() - faces
+    def add(self, counts: Counter[str]) -> None:
+        """These many more images by status, and ``faces``."""
+        self._counts.update(counts)
+        faces = self._counts["faces"]
+        done = self._counts.total() - faces
         seconds = max(time.monotonic() - self._started, 1e-9)
-        statuses = " ".join(f"{k} {n}" for k, n in counts.most_common() if k != "faces")
+        statuses = " ".join(f"{k} {n}" for k, n in self._counts.most_common() if k != "faces")
         note = f"{done / seconds:.1f} images/s, {faces / seconds:.1f} faces/s; {statuses}"
-        self._bar.advance(done - (before.total() - before["faces"]), note)
-        self._counts = Counter(counts)
+        self._bar.advance(counts.total() - counts["faces"], note)
 
 
 def track(items: Iterator[T], *, what: str, total: int) -> Iterator[T]:

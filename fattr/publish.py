@@ -15,6 +15,13 @@ from fattr.errors import RunError
 from fattr.parts import PartWriter
 
 
+def count_rows(staged: pa.Table) -> Counter[str]:
+    """How many staged rows have which status, and under ``faces`` their faces."""
+    counts = Counter(staged.column("status").to_pylist())
+    counts["faces"] = pc.sum(staged.column("num_faces")).as_py() or 0
+    return counts
+
+
 @dataclass
 class Totals:
     """What a run saw."""
@@ -32,8 +39,9 @@ class Totals:
 
     def add(self, staged: pa.Table) -> None:
         """Count staged rows."""
-        self.by_status.update(staged.column("status").to_pylist())
-        self.num_faces += pc.sum(staged.column("num_faces")).as_py() or 0
+        counts = count_rows(staged)
+        self.num_faces += counts.pop("faces")
+        self.by_status.update(counts)
         for name in tables.STAGE_SECONDS:
             self.stage_seconds[name] += pc.sum(staged.column(name)).as_py() or 0.0
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import pickle
+import struct
 from importlib import metadata
 from pathlib import Path
 
@@ -11,6 +13,19 @@ from fattr.errors import UsageError
 
 RETINAFACE_MOBILENET025_SHA256 = "b7a7acab55e104dce6f32cdfff929bd83946da5cd869b9e2e9bdffafd1b7e4a5"
 IMAGENET_MOBILENET_V2_SHA256 = "b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889"
+
+# What torch.load(weights_only=True) was seen to raise over thousands of damaged files.
+DAMAGED = (
+    pickle.UnpicklingError,
+    struct.error,
+    EOFError,
+    RuntimeError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    AssertionError,
+    TypeError,
+)
 
 
 def sha256(data: bytes) -> str:

@@ -25,7 +25,6 @@ CASES = {
         ({"limit": 0}, "--limit must be 1 or more: 0"),
         ({"max_pixels": 0}, "--max-pixels must be 1 or more: 0"),
         ({"batch_size": -1}, "--batch-size must be 1 or more: -1"),
-        ({"model": ()}, "--model: name at least one"),
         ({"sensitive": "age"}, NEEDS_PURPOSE),
         ({"sensitive": "age", "purpose": "  "}, NEEDS_PURPOSE),
         (
@@ -87,6 +86,17 @@ def test_lists_of_names_are_cut_at_commas(text, names):
         **REQUIRED[AnnotateConfig], sensitive=text, purpose="audit" if names else ""
     )
     assert annotate.sensitive_names == names
+
+
+@pytest.mark.parametrize(
+    ("model", "names"),
+    [
+        pytest.param((), ("demographics", "celeba40"), id="none-is-all-shipped"),
+        pytest.param(("b", "a", "b"), ("b", "a"), id="each-once-in-order"),
+    ],
+)
+def test_which_models_are_run(model, names):
+    assert AnnotateConfig(**REQUIRED[AnnotateConfig], model=model).model_names == names
 
 
 def test_settings_are_frozen_and_named():

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision import models
 
+from fattr import weights
 from fattr.attributes import Attribute
 from fattr.errors import UsageError
 
@@ -73,10 +74,10 @@ def load_backbone(network: AttributeNet, checkpoint: Path) -> None:
     Raises:
         UsageError: the file does not hold this backbone's features.
     """
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
     prefix = "features."
-    features = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
     try:
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        features = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
         network.features.load_state_dict(features)
-    except RuntimeError as err:
+    except weights.DAMAGED as err:
         raise UsageError(f"{checkpoint}: not weights of this backbone's features") from err

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,20 +89,20 @@ def _tensors(source: DetectorSource) -> Mapping[str, Tensor]:
             return load(source.data)
         file = io.BytesIO(source.data)
         loaded = torch.load(file, map_location="cpu", weights_only=True)
-        tensors: Mapping[str, Tensor] = loaded.get("state_dict", loaded)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, AttributeError) as err:
+        return {str(name): value for name, value in loaded.get("state_dict", loaded).items()}
+    except (SafetensorError, *weights.DAMAGED) as err:
         problem = (str(err).splitlines() or [type(err).__name__])[0]
         raise UsageError(f"{source.name}: not a checkpoint of plain tensors: {problem}") from err
-    return tensors
 
 
 def _normalisation_of(path: Path) -> Normalisation:
     """As ``FILE.json`` beside the file states, else by the published name, else biubug6's."""
     sidecar = path.with_name(path.name + ".json")
     if sidecar.is_file():
-        stated = json.loads(sidecar.read_text()).get("normalisation")
-        if stated not in NORMALISATIONS:
-            raise UsageError(f"{sidecar}: normalisation must be one of {sorted(NORMALISATIONS)}")
-        return NORMALISATIONS[stated]
+        try:
+            return NORMALISATIONS[json.loads(sidecar.read_text())["normalisation"]]
+        except (ValueError, KeyError, TypeError) as err:
+            known = sorted(NORMALISATIONS)
+            raise UsageError(f"{sidecar}: normalisation must be one of {known}") from err
     named = "rgb_imagenet" if path.name.startswith(TERNAUS_RESNET50) else "bgr_caffe"
     return NORMALISATIONS[named]

@@ -24,14 +24,15 @@ def ray_session() -> Iterator[None]:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's own coming default
     if os.environ.get("RAY_ADDRESS"):
-        ray.init(logging_level=logging.WARNING)
+        ray.init(logging_level=logging.ERROR, log_to_driver=False)
     else:
         logical_cpus = max(MIN_LOGICAL_CPUS, os.cpu_count() or 1)
         ray.init(
             address="local",
             num_cpus=logical_cpus,
             include_dashboard=False,
-            logging_level=logging.WARNING,
+            logging_level=logging.ERROR,
+            log_to_driver=False,  # workers speak through on_ray.mailbox; their logs stay in files
         )
     try:
         yield

@@ -17,7 +17,10 @@ from torch import nn
 
 from fattr.errors import RunError
 from fattr.labelled_crops import LabelledCrops
+from fattr.on_ray.mailbox import Sender, mailbox
 from fattr.train.loop import TrainPlan, fit
+
+log = logging.getLogger(__name__)
 
 CHECKPOINTS = "checkpoints"
 
@@ -25,8 +28,9 @@ CHECKPOINTS = "checkpoints"
 class RayContext:
     """``train.context.TrainContext`` as Ray Train gives it."""
 
-    def __init__(self) -> None:
+    def __init__(self, sender: Sender) -> None:
         context = ray.train.get_context()
+        self._sender = sender
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
         self.device = ray.train.torch.get_device()
         if self.device.type == "cpu":
@@ -44,13 +48,25 @@ class RayContext:
 
     def report(self, metrics: Mapping[str, float], checkpoint: Path | None) -> None:
         """See ``TrainContext``."""
+        if self.rank == 0:
+            self._sender.post(dict(metrics))
         saved = ray.train.Checkpoint.from_directory(checkpoint) if checkpoint else None
         ray.train.report(dict(metrics), checkpoint=saved)
 
 
 def _train_worker(config: dict[str, Any]) -> None:
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    fit(RayContext(), config["plan"], ray.get(config["train"]), ray.get(config["valid"]))
+    context = RayContext(config["sender"])
+    fit(context, config["plan"], ray.get(config["train"]), ray.get(config["valid"]))
+
+
+def _log_epoch(metrics: Mapping[str, float]) -> None:
+    log.info(
+        "epoch %d: train loss %.4f, valid score %.4f, %.0f s",
+        metrics["epoch"],
+        metrics["train_loss"],
+        metrics["valid_score"],
+        metrics["seconds"],
+    )
 
 
 def fit_on_ray(
@@ -69,9 +85,24 @@ def fit_on_ray(
     Raises:
         RunError: a worker failed.
     """
-    trainer = ray.train.torch.TorchTrainer(
+    logging.getLogger("ray.train").setLevel(logging.ERROR)
+    inputs = {"plan": plan, "train": ray.put(train), "valid": ray.put(valid)}
+    try:
+        with mailbox(_log_epoch) as sender:
+            result = _trainer(inputs | {"sender": sender}, num_workers, use_gpu, output).fit()
+    except TrainingFailedError as err:
+        raise RunError(f"training failed: {_last_line(err)}; run again into another --output") from err
+    if result.checkpoint is None:
+        raise RunError("training ended without a checkpoint; run again into another --output")
+    return Path(result.checkpoint.path)
+
+
+def _trainer(
+    inputs: dict[str, Any], num_workers: int, use_gpu: bool, output: Path
+) -> ray.train.torch.TorchTrainer:
+    return ray.train.torch.TorchTrainer(
         _train_worker,
-        train_loop_config={"plan": plan, "train": ray.put(train), "valid": ray.put(valid)},
+        train_loop_config=inputs,
         scaling_config=ray.train.ScalingConfig(num_workers=num_workers, use_gpu=use_gpu),
         run_config=ray.train.RunConfig(
             name=CHECKPOINTS,
@@ -79,13 +110,6 @@ def fit_on_ray(
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
         ),
     )
-    try:
-        result = trainer.fit()
-    except TrainingFailedError as err:
-        raise RunError(f"training failed: {_last_line(err)}; run the same command again") from err
-    if result.checkpoint is None:
-        raise RunError("training ended without a checkpoint; run the same command again")
-    return Path(result.checkpoint.path)
 
 
 def _last_line(err: BaseException) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -29,8 +28,6 @@ from fattr.train import checkpoint
 from fattr.train.context import TrainContext
 from fattr.train.losses import multi_task_loss
 from fattr.train.optim import build_optimizer, build_schedule
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,14 +205,6 @@ def fit(context: TrainContext, plan: TrainPlan, train: LabelledCrops, valid: Lab
         metrics["valid_score"] = trainer.validate(valid)
         metrics["learning_rate"] = float(trainer.schedule.get_last_lr()[0])
         metrics["seconds"] = time.monotonic() - started
-        log.info(
-            "epoch %d of %d: train loss %.4f, valid score %.4f, %.0f s",
-            trainer.epoch,
-            plan.epochs,
-            metrics["train_loss"],
-            metrics["valid_score"],
-            metrics["seconds"],
-        )
         trainer.history.append(metrics)
         with tempfile.TemporaryDirectory() as folder_name:
             checkpoint.save(Path(folder_name), trainer.state())

@@ -1,0 +1,68 @@
+import pytest
+import torch
+
+from fattr.classify.transforms import RandomDownscale, augmented, build_augmentation
+from fattr.errors import UsageError
+
+SIZE_HW = (64, 52)
+
+
+@pytest.fixture
+def crop():
+    """Dark on the left, bright on the right, with some texture."""
+    texture = torch.randint(0, 40, (3, *SIZE_HW), generator=torch.Generator().manual_seed(0))
+    texture[:, :, SIZE_HW[1] // 2 :] += 150
+    return texture.to(torch.uint8)
+
+
+@pytest.fixture
+def photo():
+    return build_augmentation("photo", SIZE_HW)
+
+
+def test_a_seed_decides_the_augmentation(photo, crop):
+    outputs = [augmented(photo, crop, seed) for seed in range(20)]
+    again = [augmented(photo, crop, seed) for seed in range(20)]
+    assert all(torch.equal(one, other) for one, other in zip(outputs, again, strict=True))
+    assert len({one.numpy().tobytes() for one in outputs}) == 20
+    assert {(one.shape, one.dtype) for one in outputs} == {(crop.shape, torch.uint8)}
+
+
+def test_the_callers_generator_is_left_alone(photo, crop):
+    torch.manual_seed(1)
+    wanted = torch.rand(3)
+    torch.manual_seed(1)
+    augmented(photo, crop, 7)
+    assert torch.equal(torch.rand(3), wanted)
+
+
+def test_half_the_crops_are_flipped(photo, crop):
+    middle = SIZE_HW[1] // 2
+    outputs = [augmented(photo, crop, seed).float() for seed in range(200)]
+    flipped = sum(bool(o[:, :, :middle].mean() > o[:, :, middle:].mean()) for o in outputs)
+    assert 70 <= flipped <= 130  # 100 expected, four standard deviations are 28
+
+
+def test_the_border_is_repeated_not_black(photo):
+    white = torch.full((3, *SIZE_HW), 255, dtype=torch.uint8)
+    lowest = min(int(augmented(photo, white, seed).min()) for seed in range(40))
+    assert lowest > 150  # brightness falls to 0.8 and contrast pulls to the mean; black would be 0
+
+
+def test_none_changes_nothing(crop):
+    assert torch.equal(augmented(build_augmentation("none", SIZE_HW), crop, 3), crop)
+
+
+def test_a_downscaled_crop_loses_detail_and_keeps_its_mean(crop):
+    noise = torch.randint(0, 256, crop.shape, generator=torch.Generator().manual_seed(1))
+    noise = noise.to(torch.uint8)
+    shrunk = augmented(RandomDownscale(p=1.0, smallest=0.3), noise, 0).float()
+    assert shrunk.std() < 0.8 * noise.float().std()
+    assert shrunk.mean() == pytest.approx(float(noise.float().mean()), abs=3)
+    assert torch.equal(augmented(RandomDownscale(p=0.0, smallest=0.3), noise, 0), noise)
+
+
+def test_an_unknown_augmentation_is_refused():
+    with pytest.raises(UsageError) as caught:
+        build_augmentation("fog", SIZE_HW)
+    assert str(caught.value) == "unknown augmentation 'fog': one of ['none', 'photo'] expected"

@@ -1,0 +1,279 @@
+"""``jobs/evaluate.py`` on drawn faces with a tiny model, its figures computed again by others."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+from PIL import Image
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
+
+from fattr import bundle as bundles
+from fattr.bundle import Bundle
+from fattr.cli import run_job
+from fattr.crop import central_crop, named_rule
+from fattr.datasets import read_dataset, synthetic
+from fattr.labelled_crops import LabelledCrops, labelled_crops
+from fattr.presets import train_preset
+from fattr.train import checkpoint
+from fattr.train.context import LocalContext
+from fattr.train.finish import make_bundle
+from fattr.train.loop import TrainPlan, fit
+
+NUM_IMAGES = 200
+NUM_TEST = NUM_IMAGES // 10
+PRESET = train_preset("tiny")
+RULE = named_rule(PRESET.crop_rule, PRESET.crop_size_hw)
+
+
+@pytest.fixture(scope="module")
+def faces_dir(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("faces")
+    synthetic.write(folder, NUM_IMAGES, seed=3, image_px=96)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(faces_dir, tmp_path_factory) -> Bundle:
+    """A tiny model after a few steps: better than chance, and wrong often enough."""
+    splits = {name: read_dataset(f"synthetic:{faces_dir}", name) for name in ("train", "valid")}
+    attributes = splits["train"].attributes
+    crops = {name: own_crops(split.samples, attributes) for name, split in splits.items()}
+    plan = TrainPlan(
+        backbone=PRESET.backbone,
+        attributes=attributes,
+        augmentation="none",
+        epochs=2,
+        batch_size=16,
+        learning_rate=1e-2,
+        weight_decay=0.05,
+        warmup_frac=0.1,
+        ema_decay=0.8,
+        dropout=0.0,
+        seed=0,
+        init_weights=None,
+    )
+    folder = tmp_path_factory.mktemp("run")
+    fit(LocalContext(folder / "checkpoint"), plan, crops["train"], crops["valid"])
+    training = {
+        "command": "python jobs/train.py --preset tiny --data synthetic:DIR --output DIR",
+        "recipe": {"epochs": 2},
+        "data": [{"name": "synthetic", "images": len(crops["train"]), "licence": "free"}],
+    }
+    return make_bundle(
+        folder / "bundle",
+        name="tiny",
+        plan=plan,
+        rule=RULE,
+        state=checkpoint.load(folder / "checkpoint"),
+        valid=crops["valid"],
+        splits=[splits["train"]],
+        training=training,
+    )
+
+
+def own_crops(samples, attributes) -> LabelledCrops:
+    return labelled_crops(
+        samples, attributes, RULE, detector=None, num_threads=2, progress=lambda items: items
+    )
+
+
+@pytest.fixture
+def evaluate(trained, faces_dir, tmp_path):
+    """A function that runs the job: exit code and the folder it wrote, or would have."""
+
+    def run(*flags: str, model: Path | str = trained.folder, name: str = "out") -> tuple[int, Path]:
+        output = tmp_path / name
+        argv = ["--model", str(model), "--data", f"synthetic:{faces_dir}", "--output", str(output)]
+        return run_job("evaluate", [*argv, *flags]), output
+
+    return run
+
+
+def metrics_of(output: Path) -> dict:
+    return json.loads((output / "metrics.json").read_text())
+
+
+def predictions(bundle: Bundle, faces_dir: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Targets (N, A), NaN where unknown, and yes or no (N, A), by nothing but onnxruntime."""
+    split = read_dataset(f"synthetic:{faces_dir}", "test")
+    files = [faces_dir / "images" / Path(s.image_uri).name for s in split.samples]
+    pictures = [np.asarray(Image.open(file).convert("RGB")) for file in files]
+    crops = np.stack([central_crop(picture, RULE) for picture in pictures])
+    session = onnxruntime.InferenceSession(bundle.onnx, providers=["CPUExecutionProvider"])
+    logits = session.run(None, {"crops": crops})[0].astype(np.float64)
+    calibration, names = bundle.spec.calibration, [a.name for a in bundle.spec.attributes]
+    temperatures = [calibration.temperatures[name] for name in names]
+    thresholds = [calibration.thresholds[name] for name in names]
+    probs = 1 / (1 + np.exp(-logits / temperatures))
+    targets = [[s.targets.get(name, np.nan) for name in names] for s in split.samples]
+    return np.asarray(targets, float), probs >= thresholds
+
+
+def test_figures_equal_those_of_sklearn(evaluate, trained, faces_dir):
+    code, output = evaluate("--crops", "dataset")
+    metrics = metrics_of(output)
+    targets, labels = predictions(trained, faces_dir)
+    assert code == 0
+    assert list(metrics["attributes"]) == [a.name for a in trained.spec.attributes]
+    for i, row in enumerate(metrics["attributes"].values()):
+        known = ~np.isnan(targets[:, i])
+        y_true, y_pred = targets[known, i].astype(bool), labels[known, i]
+        assert row["n"] == known.sum()
+        assert row["accuracy"] == pytest.approx(accuracy_score(y_true, y_pred))
+        assert row["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(y_true, y_pred))
+        assert row["f1"] == pytest.approx(f1_score(y_true, y_pred))
+        assert "by_group" not in row
+    rows = metrics["attributes"].values()
+    assert metrics["macro"]["accuracy"] == pytest.approx(np.mean([r["accuracy"] for r in rows]))
+    assert metrics["num_macro_attributes"] == len(trained.spec.attributes)
+
+
+def test_a_crop_of_the_data_set_has_no_detection_figures(evaluate):
+    _, output = evaluate("--crops", "dataset")
+    metrics = metrics_of(output)
+    assert metrics["crops"] == "dataset"
+    assert metrics["detector"] is None
+    assert metrics["detection_recall"] is None
+    assert metrics["gated_frac"] is None
+
+
+def test_metrics_say_what_was_measured(evaluate, trained, faces_dir, tmp_path):
+    _, output = evaluate("--limit", "8")
+    metrics, run = metrics_of(output), json.loads((output / "run.json").read_text())
+    assert sorted(p.name for p in output.iterdir()) == ["_SUCCESS", "metrics.json", "run.json"]
+    assert (metrics["model"], metrics["model_id"]) == ("tiny", trained.model_id)
+    assert (metrics["data"], metrics["split"], metrics["num_images"]) == ("synthetic", "test", 8)
+    assert metrics["command"] == (
+        "python jobs/evaluate.py --model tiny --data synthetic:DIR --split test --limit 8 "
+        "--output DIR"
+    )
+    assert metrics["licence"] == {"model": trained.spec.licence, "data": synthetic.LICENCE}
+    assert metrics["run_id"] == run["run_id"]
+    assert run["exit_code"] == 0
+    assert run["macro"] == metrics["macro"]
+    written = (output / "metrics.json").read_text() + (output / "run.json").read_text()
+    assert str(tmp_path) not in written
+    assert str(faces_dir) not in written
+
+
+@pytest.mark.parametrize(("min_face_px", "gated"), [("0", 0.0), ("10000", 1.0)])
+def test_the_gate_is_reported_and_ignored(evaluate, min_face_px, gated):
+    _, output = evaluate("--min-face-px", min_face_px, "--score-threshold", "0.02")
+    metrics = metrics_of(output)
+    assert 0 < metrics["detection_recall"] <= 1
+    assert metrics["gated_frac"] == gated
+    assert metrics["attributes"]["smiling"]["n"] == NUM_TEST
+
+
+def test_where_no_face_is_found_the_centre_is_taken(evaluate):
+    _, by_detection = evaluate("--score-threshold", "1.0", name="detect")
+    _, by_picture = evaluate("--crops", "dataset", name="dataset")
+    metrics = metrics_of(by_detection)
+    assert metrics["detection_recall"] == 0.0
+    assert metrics["gated_frac"] is None
+    assert metrics["attributes"] == metrics_of(by_picture)["attributes"]
+
+
+def test_groups_and_their_intersections(evaluate, trained, faces_dir):
+    _, output = evaluate("--crops", "dataset", "--groups", "skin_tone,head")
+    row = metrics_of(output)["attributes"]["eyeglasses"]
+    targets, labels = predictions(trained, faces_dir)
+    column = [a.name for a in trained.spec.attributes].index("eyeglasses")
+    groups = [s.groups for s in read_dataset(f"synthetic:{faces_dir}", "test").samples]
+    assert set(row["by_group"]) == {"skin_tone", "head", "skin_tone*head"}
+    assert sum(one["n"] for one in row["by_group"]["skin_tone"].values()) == row["n"]
+    for value, one in row["by_group"]["skin_tone*head"].items():
+        chosen = [f"{g['skin_tone']}|{g['head']}" == value for g in groups]
+        assert one["n"] == sum(chosen)
+        right = accuracy_score(targets[chosen, column], labels[chosen, column])
+        assert one["accuracy"] == pytest.approx(right)
+
+
+def test_the_table_shows_macro_figures_and_groups(evaluate, capfd):
+    _, output = evaluate("--crops", "dataset", "--groups", "head")
+    printed = capfd.readouterr().out
+    macro = metrics_of(output)["macro"]
+    assert f"macro accuracy {macro['accuracy']:.4f}" in printed
+    assert f"macro balanced accuracy {macro['balanced_accuracy']:.4f}" in printed
+    assert "detection recall -" in printed
+    assert re.search(r"^smiling by head: .*hat [01]\.\d{4} \(n \d+\)", printed, re.MULTILINE)
+
+
+def test_a_used_output_is_refused_and_kept(evaluate, capfd):
+    evaluate("--crops", "dataset")
+    _, output = evaluate("--crops", "dataset")
+    before = (output / "metrics.json").read_bytes()
+    capfd.readouterr()
+    code, output = evaluate()
+    assert code == 2
+    assert re.fullmatch(r"fattr evaluate: .*metrics\.json.*\n", capfd.readouterr().err)
+    assert (output / "metrics.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        pytest.param(["--model", "celeba41"], "unknown model 'celeba41'", id="model"),
+        pytest.param(["--data", "celebb:/nowhere"], "did you mean 'celeba'", id="data-set"),
+        pytest.param(["--data", "celeba:/nowhere"], "label file expected at", id="folder"),
+        pytest.param(["--data", "celeba"], "NAME:DIR", id="no-folder"),
+        pytest.param(["--groups", "race"], "head, skin_tone", id="group-column"),
+        pytest.param(["--detector", "yolo"], "unknown detector 'yolo'", id="detector"),
+        pytest.param(["--limit", "0"], "--limit must be 1 or more", id="limit"),
+        pytest.param(["--output", "{file}"], "a folder expected", id="output-is-a-file"),
+    ],
+)
+def test_a_wrong_request_is_one_line_and_writes_nothing(evaluate, tmp_path, capfd, flags, message):
+    file = tmp_path / "file"
+    file.touch()
+    code, output = evaluate(*(flag.format(file=file) for flag in flags))
+    error = capfd.readouterr().err
+    assert code == 2
+    assert message in error
+    assert error.count("\n") == 1
+    assert not output.exists()
+
+
+def test_a_model_of_other_attributes_is_refused(evaluate, tmp_path, capfd):
+    folder = tmp_path / "fairface"
+    folder.mkdir()
+    (folder / "fairface_label_val.csv").write_text("file,age,gender,race\nval/1.jpg,3-9,Male,x\n")
+    code, output = evaluate("--data", f"fairface:{folder}")
+    assert code == 2
+    assert "predicts nothing that data set fairface labels" in capfd.readouterr().err
+    assert not output.exists()
+
+
+def test_card_gathers_the_figures(evaluate, trained, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(trained.folder, model)
+    evaluate("--crops", "dataset", "--card", "--groups", "head,skin_tone", model=model, name="own")
+    evaluate("--split", "valid", "--card", "--limit", "8", model=model, name="valid")
+    bundle = bundles.load(model)
+    figures, card = bundle.figures(), (model / "MODEL_CARD.md").read_text()
+    assert bundle.model_id == trained.model_id
+    assert list(figures) == ["synthetic, test, the data set's own crops", "synthetic, valid"]
+    measured = metrics_of(tmp_path / "own")
+    accuracy = measured["attributes"]["smiling"]["accuracy"]
+    hat = measured["attributes"]["smiling"]["by_group"]["head"]["hat"]
+    assert figures["synthetic, test, the data set's own crops"]["macro"] == measured["macro"]
+    assert f"Mean accuracy {measured['macro']['accuracy']:.4f}" in card
+    assert f"| smiling | {NUM_TEST} | {accuracy:.4f} |" in card
+    assert f"{hat['accuracy']:.4f} ({hat['n']})" in card
+    assert "by annotated head and skin_tone" in card
+    assert measured["command"] in card
+    assert not (trained.folder / "metrics.json").exists()
+
+
+def test_card_leaves_the_model_alone_unless_asked(evaluate, trained, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(trained.folder, model)
+    before = sorted(path.name for path in model.iterdir())
+    evaluate("--crops", "dataset", model=model)
+    assert sorted(path.name for path in model.iterdir()) == before
