@@ -89,9 +89,9 @@ def load(folder: Path) -> Bundle:
         UsageError: a file is missing, the description is not one of ours, or the hash differs.
     """
     try:
-        description = json.loads((folder / DESCRIPTION).read_text())
+        description = {**json.loads((folder / DESCRIPTION).read_text())}
         weights, onnx = (folder / WEIGHTS).read_bytes(), (folder / ONNX).read_bytes()
-    except (OSError, ValueError) as err:
+    except (OSError, ValueError, TypeError) as err:
         raise UsageError(f"{folder}: not a model bundle: {err}") from err
     if description.get("schema_version") != SCHEMA_VERSION:
         version = description.get("schema_version")

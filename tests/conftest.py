@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -144,15 +145,20 @@ def make_bundle_folder(tmp_path_factory) -> Callable[..., Path]:
     from fattr.crop import named_rule
     from fattr.runinfo import versions
 
+    exported: dict[tuple[int, ...], bytes] = {}
+
     def make(name: str, attributes: list[str], crop_rule: str, *, research_only: bool) -> Path:
         chosen = tuple(attribute(one) for one in attributes)
+        rule = named_rule(crop_rule, (64, 52))
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(len(name))
+            torch.manual_seed(0)
             network = AttributeNet("tiny", chosen).eval()
         with torch.no_grad():
             for head in network.heads.values():
                 head.weight *= 5
-        rule = named_rule(crop_rule, (64, 52))
+        widths = tuple(a.num_logits for a in chosen)
+        if widths not in exported:  # seconds; heads of equal widths have equal weights here
+            exported[widths] = onnx_bytes(network, rule.size_hw)
         spec = bundle.BundleSpec(
             name=name,
             backbone="tiny",
@@ -165,29 +171,57 @@ def make_bundle_folder(tmp_path_factory) -> Callable[..., Path]:
             versions=versions(),
         )
         folder = tmp_path_factory.mktemp("models") / name
-        bundle.save(
-            folder, spec, weights=weights_bytes(network), onnx=onnx_bytes(network, rule.size_hw)
-        )
+        bundle.save(folder, spec, weights=weights_bytes(network), onnx=exported[widths])
         return folder
 
     return make
 
 
 @pytest.fixture(scope="session")
-def bundles(make_bundle_folder) -> SimpleNamespace:
-    """Folders of three models: all kinds of attribute, overlapping ones, only sensitive ones."""
+def models(make_bundle_folder) -> SimpleNamespace:
+    """Folders of three bundles: all kinds of attribute, binary ones, sensitive ones only."""
+    people = ["age", "perceived_gender_presentation", "smiling"]
+    looks = ["eyeglasses", "smiling", "young", "wearing_hat"]
+    private = ["age", "perceived_gender_presentation", "young"]
     return SimpleNamespace(
-        people=make_bundle_folder(
-            "people",
-            ["age", "perceived_gender_presentation", "smiling"],
-            "fairface",
-            research_only=False,
-        ),
-        looks=make_bundle_folder(
-            "looks",
-            ["eyeglasses", "smiling", "young", "wearing_hat"],
-            "celeba",
-            research_only=True,
-        ),
-        private=make_bundle_folder("private", ["age", "young"], "celeba", research_only=False),
+        people=make_bundle_folder("people", people, "fairface", research_only=False),
+        looks=make_bundle_folder("looks", looks, "celeba", research_only=True),
+        private=make_bundle_folder("private", private, "celeba", research_only=False),
     )
+
+
+@pytest.fixture(scope="session")
+def rows_of() -> Callable[..., list[dict[str, object]]]:
+    """A function that reads a table of an annotate output, in order of image and face.
+
+    A row has the ``name`` of its image's file instead of what depends on where the image lies.
+    """
+    import pyarrow.parquet as pq
+
+    def read(output: str | Path, table: str) -> list[dict[str, object]]:
+        rows = []
+        for entry in storage.list_files(storage.join(str(output), table)):
+            files, path = storage.filesystem(entry.uri)
+            with files.open_input_file(path) as file:
+                rows += pq.read_table(file).to_pylist()
+        for row in rows:
+            uri = row.pop("image_uri")
+            row["name"] = (unquote(uri) if uri.startswith("file:") else uri).rpartition("/")[2]
+            row.pop("image_id")
+            row.pop("etag", None)
+        return sorted(rows, key=lambda row: (row["name"], row.get("face_index", 0)))
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def ray_cluster(moto_endpoint):
+    """A local Ray that all tests share; its workers know the S3 server."""
+    from fattr.on_ray.session import ray_session
+
+    with pytest.MonkeyPatch.context() as patch:
+        set_aws_environment(patch, moto_endpoint)
+        session = ray_session()
+        session.__enter__()
+    yield
+    session.__exit__(None, None, None)

@@ -4,7 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import skimage.data
+import skimage.filters
 import skimage.transform
+import skimage.util
 from PIL import Image
 
 from fattr.crop import (
@@ -25,6 +27,13 @@ DATA = Path(__file__).parents[2] / "shared" / "data"
 CELEBA = named_rule("celeba", (128, 104))
 FAIRFACE = named_rule("fairface", (112, 112))
 RULES = [pytest.param(CELEBA, id="celeba"), pytest.param(FAIRFACE, id="fairface")]
+
+
+def smooth_photo():
+    """Without detail that kernels would show differently."""
+    return skimage.util.img_as_ubyte(
+        skimage.filters.gaussian(skimage.data.astronaut(), 2, channel_axis=2)
+    )
 
 
 def template(rule):
@@ -76,7 +85,7 @@ def test_the_fit_is_scikit_images(rule, seed):
 @pytest.mark.parametrize("seed", range(5))
 def test_a_crop_is_scikit_images_warp(rule, seed):
     """Pixel i covers [i, i + 1) here; scikit-image's pixel i is centred on i."""
-    image = skimage.data.astronaut()
+    image = smooth_photo()
     landmarks = real_face(seed + 10)
     if crop_scale(landmarks, rule) < 0.55:  # no box reduction in the way
         landmarks = ((landmarks - 256) / 3 + 256).astype(np.float32)
@@ -87,8 +96,8 @@ def test_a_crop_is_scikit_images_warp(rule, seed):
         image, to_image + back, output_shape=rule.size_hw, order=3, mode="edge"
     )
     difference = crop_face(image, landmarks, rule) - 255 * wanted
-    assert abs(difference).mean() < 1.5  # the two bicubics differ at edges
-    assert np.sqrt((difference**2).mean()) < 4
+    assert abs(difference).mean() < 1
+    assert abs(difference).max() < 12
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -115,7 +124,8 @@ def test_landmarks_land_on_the_template(rule, turn, zoom, at):
         crop[crop < 10] = 0
         rows, columns = np.indices(crop.shape) + 0.5
         centroid = [(crop * columns).sum() / crop.sum(), (crop * rows).sum() / crop.sum()]
-        np.testing.assert_allclose(centroid, wanted, atol=0.06)
+        # Pillow's bicubic transform (a = -1) itself is off by up to 0.096 pixel between pixels.
+        np.testing.assert_allclose(centroid, wanted, atol=0.11)
 
 
 @pytest.mark.parametrize("zoom", [0.7, 1.0, 2.5, 4.2])
@@ -181,15 +191,15 @@ def test_a_central_crop_of_a_multiple_is_the_mean_of_blocks(factor):
     size_hw = (factor * 128, factor * 104)
     image = np.random.default_rng(0).integers(0, 256, (*size_hw, 3)).astype(np.uint8)
     blocks = image.reshape(128, factor, 104, factor, 3).mean(axis=(1, 3))
-    assert abs(central_crop(image, CELEBA) - blocks).max() <= 0.51
+    assert abs(central_crop(image, CELEBA) - blocks).max() <= 0.6
 
 
-@pytest.mark.parametrize(("height", "width"), [(192, 156), (64, 52), (218, 178)])
+@pytest.mark.parametrize(("height", "width"), [(192, 156), (160, 130), (218, 178)])
 def test_a_central_crop_of_the_rules_aspect_is_a_resize(height, width):
-    image = np.asarray(Image.fromarray(skimage.data.astronaut()[60:278, 130:308]))
-    image = np.asarray(Image.fromarray(image).resize((width, height)))
+    photo = Image.fromarray(smooth_photo()[60:278, 130:308])
+    image = np.asarray(photo.resize((width, height), Image.Resampling.BICUBIC))
     wanted = np.asarray(Image.fromarray(image).resize((104, 128), Image.Resampling.BICUBIC))
-    assert abs(central_crop(image, CELEBA).astype(int) - wanted).mean() < 2.5
+    assert abs(central_crop(image, CELEBA).astype(int) - wanted).mean() < 1.6
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 900), (700, 2), (300, 200), (200, 300)])
@@ -247,9 +257,10 @@ def test_landmarks_as_wide_as_a_house_keep_their_centre():
 def test_a_named_rule_scales_with_its_size(name, canvas_hw, points):
     whole = named_rule(name, canvas_hw)
     assert (whole.name, whole.size_hw, whole.points) == (name, canvas_hw, points)
-    half = named_rule(name, (canvas_hw[0] // 2, canvas_hw[1] // 4))
-    assert half.size_hw == (canvas_hw[0] // 2, canvas_hw[1] // 4)
-    np.testing.assert_allclose(template(half), template(whole) * [0.25, 0.5], rtol=0.01)
+    size_hw = (canvas_hw[0] * 2, canvas_hw[1] // 2)
+    stretched = named_rule(name, size_hw)
+    assert stretched.size_hw == size_hw
+    np.testing.assert_allclose(template(stretched), template(whole) * [0.5, 2])
 
 
 def test_celebas_points_are_those_of_its_aligned_pictures():
@@ -279,13 +290,13 @@ def test_a_mean_of_landmarks_is_what_is_aligned():
 
 
 @pytest.mark.parametrize(
-    ("name", "folder", "size_hw"),
+    ("name", "folder"),
     [
-        pytest.param("celeba", "celeba/img_align_celeba", (218, 178), id="celeba"),
-        pytest.param("fairface", "fairface/val", (224, 224), id="fairface"),
+        pytest.param("celeba", "celeba/img_align_celeba", id="celeba"),
+        pytest.param("fairface", "fairface/val", id="fairface"),
     ],
 )
-def test_a_data_sets_own_pictures_are_nearly_their_own_crops(name, folder, size_hw):
+def test_a_data_sets_own_pictures_are_nearly_their_own_crops(name, folder):
     """What a model learnt from the published pictures is what our crops show it."""
     paths = sorted((DATA / folder).glob("*.jpg"))[:24]
     if len(paths) < 24:
@@ -298,8 +309,8 @@ def test_a_data_sets_own_pictures_are_nearly_their_own_crops(name, folder, size_
         nms_iou_threshold=0.4,
         num_threads=1,
     )
-    rule, scales, shifts = named_rule(name, size_hw), [], []
     images = [np.asarray(Image.open(path).convert("RGB")) for path in paths]
+    rule, scales, shifts = named_rule(name, images[0].shape[:2]), [], []
     for faces in FaceDetector(backend, long_side=224, batch_size=1).detect(images):
         if len(faces):
             landmarks = faces.landmarks[0]
@@ -307,4 +318,4 @@ def test_a_data_sets_own_pictures_are_nearly_their_own_crops(name, folder, size_
             shifts.append((observed(landmarks, rule) - template(rule)).mean(axis=0))
     assert len(scales) >= 20
     assert np.median(scales) == pytest.approx(1, abs=0.08)
-    np.testing.assert_allclose(np.median(shifts, axis=0), 0, atol=0.04 * size_hw[0])
+    np.testing.assert_allclose(np.median(shifts, axis=0), 0, atol=0.04 * rule.size_hw[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections import Counter
 from collections.abc import Callable
 
@@ -10,6 +11,7 @@ import pyarrow as pa
 import ray
 import ray.data
 from ray.data import ActorPoolStrategy
+from ray.util.annotations import RayDeprecationWarning
 
 from fattr import storage
 from fattr.build import AnnotatePlan, build_annotate, cpu_count
@@ -22,6 +24,7 @@ from fattr.stages import Fetch
 # actors and all of Ray Data's own tasks still fit. Fetch differs from the actors, else Ray would
 # fuse the two and S3 waits would block a model.
 ACTOR_CPUS, FETCH_CPUS, IO_CPUS = 0.5, 0.2, 0.1
+MAX_RESTARTS, MAX_TASK_RETRIES = 3, 2
 MAX_ROWS_PER_BLOCK, MIN_ROWS_PER_BLOCK = 256, 8
 
 
@@ -72,16 +75,7 @@ def annotate_on_ray(
     rows_per_block = min(MAX_ROWS_PER_BLOCK, max(MIN_ROWS_PER_BLOCK, rows_per_block))
     try:
         with mailbox(on_counts) as sender:
-            fetched = _fetched(manifest_uri, rows_per_block)
-            staged = fetched.map_batches(
-                AnnotateActor,
-                fn_constructor_args=(plan, sender),
-                batch_size=None,
-                batch_format="pyarrow",
-                compute=ActorPoolStrategy(size=num_actors),
-                num_cpus=ACTOR_CPUS,
-                num_gpus=1 if plan.device == "cuda" else 0,
-            )
+            staged = _annotated(_fetched(manifest_uri, rows_per_block), plan, sender, num_actors)
             files, path = storage.filesystem(staging_uri)
             staged.write_parquet(path, filesystem=files, ray_remote_args={"num_cpus": IO_CPUS})
     except (ray.exceptions.RayError, OSError) as err:
@@ -99,3 +93,22 @@ def _fetched(manifest_uri: str, rows_per_block: int) -> ray.data.Dataset:
     return blocks.map_batches(
         fetch_block, batch_size=None, batch_format="pyarrow", num_cpus=FETCH_CPUS
     )
+
+
+def _annotated(
+    fetched: ray.data.Dataset, plan: AnnotatePlan, sender: Sender, num_actors: int
+) -> ray.data.Dataset:
+    """The actor pool. Its retries are bounded: Ray's default would restart a crash for ever."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RayDeprecationWarning)  # no other way before Ray 2.64
+        return fetched.map_batches(
+            AnnotateActor,
+            fn_constructor_args=(plan, sender),
+            batch_size=None,
+            batch_format="pyarrow",
+            compute=ActorPoolStrategy(size=num_actors),
+            num_cpus=ACTOR_CPUS,
+            num_gpus=1 if plan.device == "cuda" else 0,
+            max_restarts=MAX_RESTARTS,
+            max_task_retries=MAX_TASK_RETRIES,
+        )

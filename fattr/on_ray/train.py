@@ -91,7 +91,9 @@ def fit_on_ray(
         with mailbox(_log_epoch) as sender:
             result = _trainer(inputs | {"sender": sender}, num_workers, use_gpu, output).fit()
     except TrainingFailedError as err:
-        raise RunError(f"training failed: {_last_line(err)}; run again into another --output") from err
+        raise RunError(
+            f"training failed: {_last_line(err)}; run again into another --output"
+        ) from err
     if result.checkpoint is None:
         raise RunError("training ended without a checkpoint; run again into another --output")
     return Path(result.checkpoint.path)

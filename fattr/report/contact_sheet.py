@@ -7,6 +7,7 @@ stays as it was.
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -111,7 +112,12 @@ def summary(tiles: Sequence[Tile]) -> str:
     by_status = Counter(tile.status for tile in tiles)
     counts = ", ".join(f"{count} {status}" for status, count in by_status.most_common())
     num_faces = sum(len(tile.faces) for tile in tiles)
-    return f"{len(tiles)} images, {num_faces} faces" + (f": {counts}" if counts else "")
+    said = f"{_counted(len(tiles), 'image')}, {_counted(num_faces, 'face')}"
+    return f"{said}: {counts}" if counts else said
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 @cache
@@ -124,8 +130,8 @@ def shortened(text: str, *, size: int, width: float) -> str:
     font = _font(size)
     if font.getlength(text) <= width:
         return text
-    fits = (n for n in range(len(text), 0, -1) if font.getlength(text[:n] + "...") <= width)
-    return text[: next(fits, 0)].rstrip(" ,") + "..."
+    n = bisect_right(range(1, len(text)), width, key=lambda n: font.getlength(text[:n] + "..."))
+    return text[:n].rstrip(" ,") + "..."
 
 
 def wrapped(parts: Sequence[str], *, size: int, width: float, max_lines: int) -> list[str]:
