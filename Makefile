@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export RAY_USAGE_STATS_ENABLED = 0
 
-.PHONY: demo check format test test-full clean
+.PHONY: demo check format test test-full test-gpu clean
 
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -28,6 +28,9 @@ format: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -q --durations=10 -m 'not full and not gpu'
+
+test-gpu: $(STAMP)
+	$(BIN)/python -m pytest -q -m gpu
 
 test-full: $(STAMP)
 	$(BIN)/python -m pytest -q --durations=10 -m 'full and not gpu'

@@ -78,7 +78,7 @@ def photograph(face: UInt8Array, rng: np.random.Generator) -> tuple[Image.Image,
     patch = Image.fromarray(face).resize(size_wh, Image.Resampling.BICUBIC).convert("RGBA")
     turn = rng.uniform(-MAX_TURN_DEG, MAX_TURN_DEG)
     patch = patch.rotate(turn, Image.Resampling.BICUBIC, expand=True)
-    room = np.array(CANVAS_WH) - patch.size
+    room = np.array(CANVAS_WH) - np.array(patch.size)
     corner = rng.integers(0, room, endpoint=True)
     picture = Image.fromarray(background(rng))
     picture.paste(patch, (int(corner[0]), int(corner[1])), patch)
@@ -137,14 +137,12 @@ def probs_of_row(row: Mapping[str, Any], attribute: Attribute) -> Any:  # noqa: 
     return row[f"{attribute.name}_prob{'' if attribute.kind is Kind.BINARY else 's'}"]
 
 
-def predicted(
-    attribute: Attribute, probs: FloatArray, bundle: Bundle
-) -> NDArray[np.int64] | NDArray[np.bool_]:
+def predicted(attribute: Attribute, probs: FloatArray, bundle: Bundle) -> NDArray[np.int64]:
     """Class of each face (N,), abstention ignored as in evaluate."""
     if attribute.kind is not Kind.BINARY:
-        return probs.argmax(axis=1)
+        return np.asarray(probs.argmax(axis=1), np.int64)
     threshold = bundle.spec.calibration.thresholds.get(attribute.name, 0.5)
-    return probs >= threshold
+    return np.asarray(probs >= threshold, np.int64)
 
 
 def bins_off(
@@ -155,7 +153,8 @@ def bins_off(
 ) -> NDArray[np.int64]:
     """How far each prediction (N, A) is from its target: 0 is right."""
     columns = [predicted(a, probs[a.name], bundle) for a in attributes]
-    return np.abs(np.stack(columns, axis=1).astype(np.int64) - targets)
+    off: NDArray[np.int64] = np.abs(np.stack(columns, axis=1) - targets)
+    return off
 
 
 def off_in_photographs(

@@ -110,11 +110,11 @@ def _png(image: Image.Image) -> bytes:
 
 
 def collage(pictures: Sequence[Image.Image]) -> Image.Image:
-    """Pictures two by two, each cut to the same size, more off its bottom than its top."""
+    """Pictures two by two, each cut to the same size, mostly off its bottom."""
     width, height = COLLAGE_PART_WH
     joined = Image.new("RGB", (2 * width, height * ((len(pictures) + 1) // 2)))
     for i, picture in enumerate(pictures):
-        part = ImageOps.fit(picture, COLLAGE_PART_WH, centering=(0.5, 0.2))
+        part = ImageOps.fit(picture, COLLAGE_PART_WH, centering=(0.5, 0.05))
         joined.paste(part, (i % 2 * width, i // 2 * height))
     return joined
 
@@ -287,7 +287,9 @@ def show_faces(console: Console, tables: Path) -> None:
             face["face_index"],
             f"{face['det_score']:.2f}",
             f"{face['face_px']:.0f}",
-            "; ".join(filter(None, (face_heading(face), ", ".join(face_attributes(face))))),
+            "; ".join(
+                filter(None, (face_heading(face), ", ".join(face_attributes(face, limit=3))))
+            ),
         )
         for face in faces
     ]

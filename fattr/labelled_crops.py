@@ -17,8 +17,8 @@ from fattr import boxes, images, storage
 from fattr.attributes import Attribute
 from fattr.crop import central_crop, crop_face
 from fattr.detect.detector import FaceDetector
-from fattr.errors import ImageError, UsageError
-from fattr.records import CropRule, Detections, Sample, UInt8Array
+from fattr.errors import ImageError, StorageError, UsageError
+from fattr.records import CropRule, Detections, Sample, Status, UInt8Array
 
 UNKNOWN = -1  # target without a label
 
@@ -60,6 +60,10 @@ def _labelled_crop(
         image = images.decode(storage.read_bytes(sample.image_uri)).pixels
     except ImageError as err:
         raise UsageError(f"{sample.image_uri}: {err}; mend or remove this labelled image") from err
+    except StorageError as err:
+        if err.status not in (Status.MISSING, Status.DENIED):
+            raise
+        raise UsageError(f"labelled image {err}; mend the data set") from err
     faces = detector.detect([image])[0] if detector else Detections.empty()
     face = most_central(faces, (image.shape[0], image.shape[1]))
     if face is None:
@@ -82,8 +86,8 @@ def labelled_crops(
     Without a detector the pictures are taken to be crops already. ``progress`` wraps the iteration.
 
     Raises:
-        UsageError: a labelled image cannot be decoded.
-        StorageError: a labelled image cannot be read.
+        UsageError: a labelled image is missing or cannot be decoded.
+        StorageError: the storage failed, perhaps only for now.
     """
     crops = np.empty((len(samples), *rule.size_hw, 3), np.uint8)
     face_px = np.empty(len(samples), np.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
@@ -10,6 +11,8 @@ import pyarrow.parquet as pq
 from pyarrow.fs import FileSystem, LocalFileSystem
 
 from fattr import storage
+
+log = logging.getLogger(__name__)
 
 ROWS_PER_PART = 1_000_000
 
@@ -77,6 +80,13 @@ class _Part:
     def abandon(self) -> None:
         if self._temporary != self._path:
             self._files.delete_file(self._temporary)
+            return
+        try:  # an S3 stream that is merely forgotten completes its upload
+            self._writer.close()
+            self._stream.close()
+            self._files.delete_file(self._path)
+        except OSError:  # as when credentials expired: what made the run fail matters more
+            log.warning("an unfinished %s may be left behind: delete it", self._path)
 
 
 def _temporary_path(files: FileSystem, path: str) -> str:

@@ -36,7 +36,7 @@ def staged(*faces_by_status: tuple[str, int]) -> pa.Table:
             "status": status,
             "reason": "",
             "faces": [{**FACE, "face_index": rank} for rank in range(count)],
-            **{name: 0.25 for name in tables.STAGE_SECONDS},
+            **dict.fromkeys(tables.STAGE_SECONDS, 0.25),
         }
         for i, (status, count) in enumerate(faces_by_status)
     ]

@@ -34,7 +34,7 @@ TILE_WIDTH = PICTURE_WH[0] + 2 * PAD
 MAX_COLUMNS = 4
 TITLE_SIZE, NAME_SIZE, TEXT_SIZE, NUMBER_SIZE = 30, 18, 15, 13
 NUMBER_WH = (26, 18)
-NAME_HEIGHT, LINE_HEIGHT = 30, 21
+NAME_HEIGHT, LINE_HEIGHT = 34, 21
 INDENT = 34  # of a face's lines, behind its number
 BOX_WIDTH = 3
 MAX_FACES, MAX_ATTRIBUTES, MAX_ATTRIBUTE_LINES = 4, 5, 2
@@ -274,17 +274,19 @@ def draw_picture(pixels: UInt8Array, faces: Sequence[Face], *, show_faces: bool)
     height, width = pixels.shape[:2]
     scale, left, top = fit((height, width))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    canvas = Image.new("RGB", PICTURE_WH, EMPTY)
-    canvas.paste(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS), (left, top))
+    small = Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS)
     boxes = [
-        (x1 * scale + left, y1 * scale + top, x2 * scale + left, y2 * scale + top)
+        (x1 * scale, y1 * scale, x2 * scale, y2 * scale)
         for x1, y1, x2, y2 in (face.box_xyxy for face in faces)
     ]
     if not show_faces:
         for box in boxes:
-            blur(canvas, box)
-    for face_index, box in reversed(list(enumerate(boxes))):  # the best score lies on top
-        _draw_box(ImageDraw.Draw(canvas), face_index, box)
+            blur(small, box)
+    canvas = Image.new("RGB", PICTURE_WH, EMPTY)
+    canvas.paste(small, (left, top))
+    draw = ImageDraw.Draw(canvas)
+    for face_index, (x1, y1, x2, y2) in reversed(list(enumerate(boxes))):  # the best lies on top
+        _draw_box(draw, face_index, (x1 + left, y1 + top, x2 + left, y2 + top))
     return canvas
 
 

@@ -7,12 +7,13 @@ from rich.table import Table
 
 from fattr import bundle
 from fattr.bundle import Bundle
+from fattr.report.model_card import shown
 
 
 def _measured(model: Bundle) -> str:
     """Mean accuracy on every data set it was measured on."""
     figures = model.figures()
-    parts = [f"{title}: {entry['macro']['accuracy']:.4f}" for title, entry in figures.items()]
+    parts = [f"{title}: {shown(entry['macro']['accuracy'])}" for title, entry in figures.items()]
     return "\n".join(parts) or "not measured"
 
 

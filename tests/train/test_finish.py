@@ -1,5 +1,3 @@
-import dataclasses
-
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -10,7 +8,7 @@ from fattr.classify.calibration import fit as fit_calibration
 from fattr.classify.classifier import AttributeClassifier, load_network, onnx_forward
 from fattr.classify.network import AttributeNet
 from fattr.datasets.split import DatasetSplit
-from fattr.records import CropRule, TemplatePoint
+from fattr.records import CropRule, Sample, TemplatePoint
 from fattr.train.checkpoint import TrainState
 from fattr.train.finish import licences, make_bundle, write_history
 
@@ -19,17 +17,14 @@ RULE = CropRule(name="celeba", size_hw=(32, 24), points=POINTS)
 
 
 def split(name, licence, plan, *, research_only):
-    fields = {field.name for field in dataclasses.fields(DatasetSplit)}
-    known = {
-        "name": name,
-        "split": "train",
-        "samples": (),
-        "attributes": plan.attributes,
-        "licence": licence,
-        "research_only": research_only,
-        "folder": "",
-    }
-    return DatasetSplit(**{key: value for key, value in known.items() if key in fields})
+    return DatasetSplit(
+        name=name,
+        split="train",
+        attributes=plan.attributes,
+        samples=(Sample("file:///a.jpg", {}),),
+        licence=licence,
+        research_only=research_only,
+    )
 
 
 @pytest.fixture(scope="module")

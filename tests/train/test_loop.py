@@ -18,7 +18,7 @@ from fattr.train.loop import (
 )
 
 
-class Interrupted(Exception):
+class StoppedError(Exception):
     pass
 
 
@@ -28,7 +28,7 @@ class InterruptedContext(LocalContext):
     def report(self, metrics, checkpoint):
         super().report(metrics, checkpoint)
         if metrics["epoch"] == 2:
-            raise Interrupted
+            raise StoppedError
 
 
 def numbered(n):
@@ -144,7 +144,7 @@ def test_an_interrupted_run_continues_to_the_same_weights(
     straight, plan, train_crops, valid_crops, tmp_path
 ):
     torch.manual_seed(11)
-    with pytest.raises(Interrupted):
+    with pytest.raises(StoppedError):
         fit(InterruptedContext(tmp_path / "latest"), plan, train_crops, valid_crops)
     assert checkpoint.load(tmp_path / "latest").epoch == 2
     torch.manual_seed(999)  # another process: nothing of the first run's generator is left
