@@ -46,7 +46,7 @@ PRESETS = {
         crop_rule="fairface",
         crop_size_hw=(112, 112),
         augmentation="photo",
-        epochs=10,
+        epochs=8,
         batch_size=64,
         learning_rate=1e-3,
     ),
