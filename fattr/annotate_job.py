@@ -77,8 +77,8 @@ def check_places(config: AnnotateConfig, output: str) -> None:
     images = storage.canonical_uri(config.images)
     if storage.is_within(output, images) or storage.is_within(images, output):
         raise UsageError(f"--output {output} and --images {images} overlap: keep them apart")
-    refuse_used_output(output)
     storage.check_writable(output)
+    refuse_used_output(output)
 
 
 def annotate(config: AnnotateConfig) -> int:

@@ -105,7 +105,8 @@ JOBS: dict[str, Callable[[Sequence[str]], int]] = {
 
 def run_job(job: str, argv: Sequence[str]) -> int:
     """Exit code of a job run with these flags; one line to standard error where it fails."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
+    logging.basicConfig(format="%(message)s", stream=sys.stderr, force=True)
+    logging.getLogger("fattr").setLevel(logging.INFO)  # of others, warnings are enough
     try:
         return JOBS[job](argv)
     except UsageError as err:

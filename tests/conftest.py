@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import uuid
 from collections.abc import Callable
@@ -22,6 +23,7 @@ def moto_endpoint():
     """URL of an S3 server in a thread of this process."""
     from moto.server import ThreadedMotoServer  # a second to import
 
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # else a line for each request
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
@@ -111,7 +113,7 @@ def photo_folder(astronaut, tmp_path_factory) -> Path:
         "1-face-rotated.jpg": encoded(Image.fromarray(np.rot90(astronaut)), exif=tagged),
         "1-face-tiny.png": encoded(Image.fromarray(astronaut).resize((80, 80)), "PNG"),
         "2-faces.jpg": encoded(Image.fromarray(np.hstack([astronaut, hopper[:512]]))),
-        "cat.png": encoded(Image.fromarray(skimage.data.chelsea()), "PNG"),
+        "coffee.png": encoded(Image.fromarray(skimage.data.coffee()), "PNG"),
         "empty.jpg": b"",
         "notes.txt": b"a list of no images\n",
         "sub folder/truncated 100%.jpg": hopper_jpg[: len(hopper_jpg) // 2],

@@ -1,0 +1,197 @@
+"""The jobs as users start them: train a model, measure it, label with it, each in a process."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from fattr import bundle
+from fattr.datasets import read_dataset, synthetic
+
+ROOT = Path(__file__).parents[2]
+TIMEOUT_S = 400
+NUM_IMAGES, EPOCHS = 120, 3
+
+
+def job(name: str, *argv: object, timeout_s: float = TIMEOUT_S) -> SimpleNamespace:
+    """Run ``python jobs/NAME.py`` as a user would."""
+    script = [sys.executable, str(ROOT / "jobs" / f"{name}.py"), *map(str, argv)]
+    return process(script, timeout_s)
+
+
+def process(command: list[str], timeout_s: float = TIMEOUT_S) -> SimpleNamespace:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "AWS_"))}
+    done = subprocess.run(
+        command,
+        timeout=timeout_s,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment | {"COLUMNS": "100"},
+    )
+    return SimpleNamespace(code=done.returncode, out=done.stdout, err=done.stderr)
+
+
+def listing(folder: Path) -> dict[str, tuple[int, int]]:
+    paths = {path.relative_to(folder): path.stat() for path in folder.rglob("*")}
+    return {str(path): (info.st_size, info.st_mtime_ns) for path, info in paths.items()}
+
+
+def assert_refused(result: SimpleNamespace, output: Path, before: dict) -> None:
+    assert result.code == 2, result.err
+    assert result.err.count("\n") == 1, result.err
+    assert str(output) in result.err
+    assert listing(output) == before
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("drawn")
+    synthetic.write(folder, NUM_IMAGES, seed=0, image_px=96)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory) -> SimpleNamespace:
+    output = tmp_path_factory.mktemp("train") / "out"
+    argv = ["--preset", "tiny", "--data", f"synthetic:{data}", "--epochs", EPOCHS]
+    argv += ["--output", output]
+    done = job("train", *argv)
+    assert done.code == 0, done.err
+    return SimpleNamespace(output=output, argv=argv, err=done.err)
+
+
+@pytest.mark.ray
+def test_training_leaves_a_bundle_and_its_history(trained, data):
+    output = trained.output
+    assert (output / "_SUCCESS").is_file()
+    made = bundle.find(str(output))
+    labelled = read_dataset(f"synthetic:{data}", "train").attributes
+    assert made.spec.attributes == labelled
+    assert made.spec.backbone == "tiny"
+    history = pq.read_table(output / "history.parquet").to_pylist()
+    assert [row["epoch"] for row in history] == [1, 2, 3]
+    assert history[-1]["train_loss"] < history[0]["train_loss"]
+    run = json.loads((output / "run.json").read_text())
+    assert run["model_id"] == made.model_id
+    assert run["exit_code"] == 0
+    assert (output / "bundle" / "MODEL_CARD.md").read_text()
+    kept = (output / "run.json").read_text() + (output / "bundle" / "bundle.json").read_text()
+    assert str(data) not in kept
+    for epoch in range(1, EPOCHS + 1):
+        assert f"epoch {epoch}: train loss" in trained.err
+
+
+@pytest.mark.ray
+def test_training_onto_the_same_output_is_refused(trained):
+    before = listing(trained.output)
+    assert_refused(job("train", *trained.argv), trained.output, before)
+
+
+def majority_accuracy(data: Path) -> float:
+    """Mean over attributes of what always saying the more frequent label of `train` gets right."""
+    train = read_dataset(f"synthetic:{data}", "train").samples
+    valid = read_dataset(f"synthetic:{data}", "test").samples
+    accuracies = []
+    for name in {name for sample in train for name in sample.targets}:
+        counts = Counter(s.targets[name] for s in train if name in s.targets)
+        own = [s.targets[name] for s in valid if name in s.targets]
+        accuracies.append(own.count(counts.most_common(1)[0][0]) / len(own))
+    return sum(accuracies) / len(accuracies)
+
+
+@pytest.mark.ray
+def test_evaluation_finds_the_model_better_than_guessing(trained, data, tmp_path):
+    output = tmp_path / "evaluation"
+    argv = ["--model", trained.output, "--data", f"synthetic:{data}", "--output", output]
+    done = job("evaluate", *argv)
+    assert done.code == 0, done.err
+    metrics = json.loads((output / "metrics.json").read_text())
+    assert metrics["model_id"] == bundle.find(str(trained.output)).model_id
+    assert metrics["num_images"] == NUM_IMAGES // 10
+    assert metrics["macro"]["accuracy"] > majority_accuracy(data) + 0.05
+    assert metrics["macro"]["balanced_accuracy"] > 0.6
+    assert_refused(job("evaluate", *argv), output, listing(output))
+
+
+@pytest.mark.ray
+def test_annotating_with_the_trained_model(trained, photo_folder, tmp_path, rows_of):
+    output = tmp_path / "tables"
+    argv = ["--images", photo_folder, "--output", output, "--model", trained.output]
+    done = job("annotate", *argv)
+    assert done.code == 0, done.err
+    assert "Traceback" not in done.err
+    images, faces = rows_of(output, "images"), rows_of(output, "faces")
+    statuses = Counter(row["status"] for row in images)
+    assert statuses == {"ok": 6, "no_face": 1, "unreadable": 3}
+    assert len(faces) == 7
+    made = bundle.find(str(trained.output))
+    assert {row["model_id"] for row in faces} == {made.model_id}
+    for attribute in made.spec.attributes:
+        assert all(0 <= row[f"{attribute.name}_prob"] <= 1 for row in faces)
+    (run,) = (output / "_runs").glob("*/run.json")
+    assert json.loads(run.read_text())["engine"] == "ray"
+
+    local = tmp_path / "local"
+    argv_local = [local if part == output else part for part in argv]
+    assert job("annotate", *argv_local, "--engine", "local").code == 0
+    for table in ("images", "faces"):
+        assert rows_of(local, table) == rows_of(output, table)
+
+    assert_refused(job("annotate", *argv), output, listing(output))
+
+
+@pytest.mark.parametrize("name", ["annotate", "evaluate", "train"])
+def test_the_console_script_is_the_same_as_the_job(name):
+    console = process([str(Path(sys.executable).with_name("fattr")), name, "--help"])
+    script = job(name, "--help")
+    assert (console.code, script.code) == (0, 0)
+    assert console.out == script.out
+    assert "--output" in console.out
+
+
+def test_the_console_script_without_a_job_shows_them():
+    command = str(Path(sys.executable).with_name("fattr"))
+    nothing, unknown, asked = (process([command, *argv]) for argv in ([], ["paint"], ["--help"]))
+    assert (nothing.code, unknown.code, asked.code) == (2, 2, 0)
+    for name in ("annotate", "evaluate", "train"):
+        assert name in asked.out
+
+
+@pytest.mark.ray
+@pytest.mark.full
+def test_two_workers_train_every_epoch(data, tmp_path):
+    output = tmp_path / "two"
+    done = job(
+        "train",
+        *("--preset", "tiny", "--data", f"synthetic:{data}", "--output", output),
+        *("--epochs", EPOCHS, "--workers", 2),
+    )
+    assert done.code == 0, done.err
+    history = pq.read_table(output / "history.parquet").to_pylist()
+    assert [row["epoch"] for row in history] == [1, 2, 3]
+    assert history[-1]["train_loss"] < history[0]["train_loss"]
+    assert bundle.find(str(output)).spec.backbone == "tiny"
+
+
+@pytest.mark.ray
+def test_training_data_with_a_damaged_image_is_refused(data, tmp_path):
+    drawn = tmp_path / "drawn"
+    synthetic.write(drawn, 20, seed=1, image_px=32)
+    (drawn / "images" / "000003.png").write_bytes(b"not a picture")
+    output = tmp_path / "out"
+    done = job("train", "--preset", "tiny", "--data", f"synthetic:{drawn}", "--output", output)
+    assert done.code == 2
+    assert "000003.png" in done.err
+    assert not output.exists()
+    with Image.open(drawn / "images" / "000004.png") as sound:
+        assert sound.size == (32, 32)
