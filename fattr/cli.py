@@ -69,9 +69,9 @@ def _evaluate(argv: Sequence[str]) -> int:
 def _models(argv: Sequence[str]) -> int:
     if argv:
         raise UsageError("fattr models takes no flags")
-    from fattr.report.models_list import print_models
+    from fattr.report.models_list import models_list
 
-    print_models()
+    print(models_list())
     return 0
 
 

@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
-from rich.console import Console
-from rich.table import Table
+import textwrap
+from collections.abc import Iterator
 
 from fattr import bundle
 from fattr.bundle import Bundle
 from fattr.report.model_card import shown
 
-
-def _measured(model: Bundle) -> str:
-    """Mean accuracy on every data set it was measured on."""
-    figures = model.figures()
-    parts = [f"{title}: {shown(entry['macro']['accuracy'])}" for title, entry in figures.items()]
-    return "\n".join(parts) or "not measured"
+WIDTH, INDENT = 100, 17
 
 
-def _attributes(model: Bundle) -> str:
-    names = [a.name + ("*" if a.sensitive else "") for a in model.spec.attributes]
-    return ", ".join(names)
+def _lines(model: Bundle) -> Iterator[str]:
+    spec = model.spec
+    height, width = spec.crop_rule.size_hw
+    yield f"{spec.name}  {model.model_id[:12]}  {spec.backbone}, {width}x{height} crops"
+    use = "RESEARCH ONLY. " if spec.research_only else ""
+    yield from _item("licence", use + spec.licence)
+    for title, figures in model.figures().items():
+        yield from _item("mean accuracy", f"{shown(figures['macro']['accuracy'])} on {title}")
+    names = ", ".join(a.name + ("*" if a.sensitive else "") for a in spec.attributes)
+    yield from _item("attributes", names)
 
 
-def print_models() -> None:
-    """Print the table of shipped bundles."""
-    table = Table(title="Shipped models", show_lines=True)
-    for column in ("model", "attributes (* sensitive)", "mean accuracy", "licence"):
-        table.add_column(column, overflow="fold")
-    for folder in bundle.shipped().values():
-        model = bundle.load(folder)
-        use = "RESEARCH ONLY. " if model.spec.research_only else ""
-        name = f"{model.spec.name}\n{model.model_id[:12]}"
-        table.add_row(name, _attributes(model), _measured(model), use + model.spec.licence)
-    Console().print(table)
+def _item(title: str, text: str) -> list[str]:
+    first = f"  {title:<{INDENT - 2}}"
+    return textwrap.wrap(text, WIDTH, initial_indent=first, subsequent_indent=" " * INDENT)
+
+
+def models_list() -> str:
+    """What ships, as text; sensitive attributes carry a star."""
+    blocks = ["\n".join(_lines(bundle.load(folder))) for folder in bundle.shipped().values()]
+    return "\n\n".join([*blocks, "* sensitive: no column unless named with --sensitive"])

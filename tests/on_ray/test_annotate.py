@@ -19,6 +19,9 @@ from fattr.storage import FileEntry
 
 TIMEOUT_S = 240
 
+# Ray Data warns of settings of its own, as though their defaults had been set by us.
+pytestmark = pytest.mark.filterwarnings(r"ignore::DeprecationWarning:ray\.data\.context")
+
 
 @pytest.fixture(scope="module")
 def odd_folder(photo_folder, tmp_path_factory) -> Path:
