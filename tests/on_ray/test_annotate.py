@@ -19,8 +19,15 @@ from fattr.storage import FileEntry
 
 TIMEOUT_S = 240
 
-# Ray Data warns of settings of its own, as though their defaults had been set by us.
-pytestmark = pytest.mark.filterwarnings(r"ignore::DeprecationWarning:ray\.data\.context")
+pytestmark = [
+    # Ray Data warns of settings of its own, as though their defaults had been set by us.
+    pytest.mark.filterwarnings(r"ignore::DeprecationWarning:ray\.data\.context"),
+    # A thread of Ray Data that is told to stop says so by an error.
+    pytest.mark.filterwarnings(
+        r"ignore:Exception in thread pool-\d+/completion-signaler"
+        ":pytest.PytestUnhandledThreadExceptionWarning"
+    ),
+]
 
 
 @pytest.fixture(scope="module")
