@@ -4,7 +4,7 @@ from PIL import Image
 
 from fattr.attributes import attribute
 from fattr.crop import central_crop, crop_face, named_rule
-from fattr.errors import StorageError, UsageError
+from fattr.errors import UsageError
 from fattr.labelled_crops import labelled_crops, most_central, targets_of
 from fattr.records import Detections, Sample
 
@@ -113,5 +113,5 @@ def test_an_image_that_cannot_be_used_is_named(tmp_path):
         cut([Sample(broken.as_uri(), {})], None)
     assert str(caught.value).startswith(f"{broken.as_uri()}: unreadable: ")
     missing = tmp_path / "missing.jpg"
-    with pytest.raises(StorageError, match="missing"):
+    with pytest.raises(UsageError, match="mend the data set"):
         cut([Sample(missing.as_uri(), {})], None)

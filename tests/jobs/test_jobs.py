@@ -19,7 +19,7 @@ from fattr.datasets import read_dataset, synthetic
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 400
-NUM_IMAGES, EPOCHS = 300, 5
+NUM_IMAGES, EPOCHS = 300, 15
 
 
 def job(name: str, *argv: object, timeout_s: float = TIMEOUT_S) -> SimpleNamespace:
