@@ -22,7 +22,7 @@ from fattr.stages import Fetch
 
 # Logical CPUs. An actor keeps a core busy but holds half a slot, tasks less: on two slots two
 # actors and all of Ray Data's own tasks still fit. Fetch differs from the actors, else Ray would
-# fuse the two and S3 waits would block a model. Where there is one slot, a re-block needs all of it.
+# fuse the two and S3 waits would block a model. Where there is one slot, re-blocking needs it all.
 ACTOR_CPUS, FETCH_CPUS, IO_CPUS = 0.5, 0.2, 0.1
 MAX_RESTARTS, MAX_TASK_RETRIES = 3, 2
 MAX_ROWS_PER_BLOCK, MIN_ROWS_PER_BLOCK = 256, 8
