@@ -21,7 +21,7 @@ from fattr.build import (
     settings_of,
 )
 from fattr.config import AnnotateConfig
-from fattr.errors import FattrError, UsageError
+from fattr.errors import FattrError, RunError, UsageError
 from fattr.local_engine import annotate_locally
 from fattr.parts import read_parts
 from fattr.progress import AnnotateBar
@@ -102,10 +102,13 @@ def annotate(config: AnnotateConfig) -> int:
         run_engine(plan, run, listed.num_images)
         totals = publish_run(plan, run, info)
         check_counts(listed.num_images, totals)
-    except FattrError as err:
-        info |= {"exit_code": 3, "error": str(err), "seconds": round(run.seconds, 2)}
+    except (FattrError, OSError) as err:
+        problem = str(err)
+        if isinstance(err, OSError):  # Arrow's own words may quote an endpoint
+            problem = f"cannot write {run.output}: {err.strerror or type(err).__name__}"
+        info |= {"exit_code": 3, "error": problem, "seconds": round(run.seconds, 2)}
         write_json(storage.join(run.folder, "run.json"), info)
-        raise
+        raise RunError(problem) from err
     finish(run, info, totals)
     return 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import io
 import json
 import shutil
@@ -474,3 +475,18 @@ def test_images_given_as_one_file_need_not_be_a_folder(one_photo, models, tmp_pa
     (image,) = rows_of(tmp_path / "out", "images")
     with Image.open(one_photo[1]) as opened:
         assert (image["width"], image["height"]) == opened.size
+
+
+def test_a_disk_that_fills_up_ends_with_one_line_and_a_run_that_says_so(
+    photo_folder, models, tmp_path, monkeypatch, capsys
+):
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("fattr.parts.PartWriter.write", full)
+    argv = ["--images", str(photo_folder), "--output", str(tmp_path / "out"), "--engine", "local"]
+    argv += ["--model", str(models.looks)]
+    assert run_job("annotate", argv) == 3
+    assert capsys.readouterr().err.strip().splitlines()[-1].endswith("No space left on device")
+    (run,) = (tmp_path / "out" / "_runs").glob("*/run.json")
+    assert json.loads(run.read_text())["exit_code"] == 3
