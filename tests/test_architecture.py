@@ -28,7 +28,7 @@ LAYERS = (
     {"publish", "report", "stages", "train"},
     {"presets", "build"},  # assembly
     {"local_engine", "on_ray"},  # engines
-    {"annotate_job", "evaluate_job", "report_job", "train_job", "tune_job"},
+    {"annotate_job", "evaluate_job", "train_job"},
     {"demo"},
     {"cli"},
 )
@@ -69,7 +69,7 @@ ENVIRONMENT_READERS = ("storage.py", "on_ray/session.py")
 NEED_TORCH = re.compile(
     r"fattr\.(detect\.(network|from_onnx)|classify\.(network|export|transforms)|train\..+)"
 )
-NEED_RAY = re.compile(r"fattr\.(on_ray|on_ray\..+|train_job|tune_job)")
+NEED_RAY = re.compile(r"fattr\.(on_ray|on_ray\..+|train_job)")
 
 MAX_FUNCTION_LINES = 60
 MAX_FILE_LINES = 450
