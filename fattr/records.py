@@ -75,8 +75,8 @@ class TemplatePoint:
 class CropRule:
     """How a crop is cut: the similarity transform that best takes landmarks to template points.
 
-    Coordinates are continuous, pixel i covering [i, i + 1), as for boxes. Interpolation is bicubic
-    after a whole-number box reduction; outside the image, the nearest border pixel is repeated.
+    Coordinates are continuous, pixel i covering [i, i + 1), as for boxes. Interpolation is bicubic,
+    antialiased where the crop is smaller; outside the image, the nearest border pixel is repeated.
     """
 
     name: str

@@ -7,7 +7,7 @@ import skimage.data
 import skimage.filters
 import skimage.transform
 import skimage.util
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from fattr.crop import (
     CELEBA_POINTS,
@@ -128,21 +128,28 @@ def test_landmarks_land_on_the_template(rule, turn, zoom, at):
         np.testing.assert_allclose(centroid, wanted, atol=0.11)
 
 
-@pytest.mark.parametrize("zoom", [0.7, 1.0, 2.5, 4.2])
 @pytest.mark.parametrize("at", [(3, 5), (515, 200), (250, 530), (-30, -20)])
+@pytest.mark.parametrize("zoom", [0.7, 1.0, 1.4, 2.5, 4.2])
 def test_beyond_the_border_is_the_border_repeated(zoom, at):
-    image = skimage.data.astronaut()
+    image = skimage.data.astronaut() if zoom <= 1 else smooth_photo()
     landmarks = face(CELEBA, turn=25, zoom=zoom, at=at)
     padding = 600
     padded = np.pad(image, [(padding, padding), (padding, padding), (0, 0)], mode="edge")
     wanted = crop_face(padded, landmarks + np.float32(padding), CELEBA)
     # The pad is a third more to look at: float32 landmarks differ in the last bit.
-    difference = crop_face(image, landmarks, CELEBA).astype(int) - wanted
-    assert abs(difference).max() <= 2
-    assert (difference != 0).mean() < 0.02
+    difference = abs(crop_face(image, landmarks, CELEBA).astype(int) - wanted)
+    if zoom <= 1:
+        assert difference.max() <= 2
+        assert (difference != 0).mean() < 0.02
+    else:  # a shrunk border is repeated, not the border shrunk
+        around = np.pad(np.full_like(image, 255), [(padding,) * 2, (padding,) * 2, (0, 0)])
+        inside = crop_face(around, landmarks + np.float32(padding), CELEBA)
+        near = Image.fromarray(inside[..., 0]).filter(ImageFilter.MinFilter(9))
+        assert difference[np.asarray(near) == 255].mean() < 1.6
+        assert difference.mean() < 10
 
 
-@pytest.mark.parametrize("zoom", [2.01, 3.5, 4.6])
+@pytest.mark.parametrize("zoom", [1.6, 2.01, 3.5, 4.6])
 def test_fine_detail_is_averaged_not_sampled(zoom):
     """Noise, whose spread after a fair reduction is that of Pillow's box filter."""
     noise = np.random.default_rng(0).integers(0, 256, (800, 800, 3)).astype(np.uint8)
@@ -156,7 +163,7 @@ def test_fine_detail_is_averaged_not_sampled(zoom):
     assert crop.std() < 0.6 * sampled.std()
 
 
-@pytest.mark.parametrize("zoom", [2.3, 3.5, 4.6])
+@pytest.mark.parametrize("zoom", [1.2, 1.5, 1.9, 2.0, 2.3, 3.5, 4.6])
 def test_a_reduced_photograph_is_pillows(zoom):
     image = np.asarray(Image.fromarray(skimage.data.astronaut()).resize((1024, 1024)))
     at = (512.0, 500.0)
@@ -186,20 +193,18 @@ def test_a_central_crop_of_the_rules_size_is_the_image():
     np.testing.assert_array_equal(central_crop(image, CELEBA), image)
 
 
-@pytest.mark.parametrize("factor", [2, 3])
-def test_a_central_crop_of_a_multiple_is_the_mean_of_blocks(factor):
-    size_hw = (factor * 128, factor * 104)
-    image = np.random.default_rng(0).integers(0, 256, (*size_hw, 3)).astype(np.uint8)
-    blocks = image.reshape(128, factor, 104, factor, 3).mean(axis=(1, 3))
-    assert abs(central_crop(image, CELEBA) - blocks).max() <= 0.6
+@pytest.mark.parametrize(("height", "width"), [(256, 208), (384, 312), (192, 156), (160, 130)])
+def test_a_central_crop_of_the_rules_aspect_is_pillows_resize(height, width):
+    image = np.random.default_rng(0).integers(0, 256, (height, width, 3)).astype(np.uint8)
+    wanted = Image.fromarray(image).resize((104, 128), Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(central_crop(image, CELEBA), wanted)
 
 
-@pytest.mark.parametrize(("height", "width"), [(192, 156), (160, 130), (218, 178)])
-def test_a_central_crop_of_the_rules_aspect_is_a_resize(height, width):
+def test_celebas_own_pictures_are_resized():
+    """Of nearly the rule's aspect: 178 x 218 against 104 x 128."""
     photo = Image.fromarray(smooth_photo()[60:278, 130:308])
-    image = np.asarray(photo.resize((width, height), Image.Resampling.BICUBIC))
-    wanted = np.asarray(Image.fromarray(image).resize((104, 128), Image.Resampling.BICUBIC))
-    assert abs(central_crop(image, CELEBA).astype(int) - wanted).mean() < 1.6
+    wanted = np.asarray(photo.resize((104, 128), Image.Resampling.BICUBIC))
+    assert abs(central_crop(np.asarray(photo), CELEBA).astype(int) - wanted).mean() < 1.6
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 900), (700, 2), (300, 200), (200, 300)])

@@ -1,4 +1,10 @@
-"""Images to Detections: letterbox, one of two backends, back to the image's own pixels."""
+"""Images to Detections: letterbox, one of two backends, back to the image's own pixels.
+
+An image with a face that fills it is looked at a second time with room around it. Without, half of
+a face passes for another one: of 500 FairFace chips, whose faces take 0.75 of the frame, 90 showed
+more than one face, with room 12; and crops placed by the landmarks scattered by 7 % of the chip,
+with room by 4.7 %, as they do in photographs. At 0.4 of the frame a second look changes nothing.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +17,13 @@ import numpy as np
 from PIL import Image
 
 from fattr import boxes
-from fattr.records import Detections, UInt8Array
+from fattr.records import Detections, FloatArray, UInt8Array
 
 BUCKET = 32  # padded sides are multiples of this, the coarsest stride
+# Of an image's long side, for the shorter side of a face:
+CLOSE_UP = 0.45  # more asks for a second look,
+SMALL = 0.15  # and less stays as the first look found it
+SAME_FACE_IOU = 0.4
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +83,29 @@ def _inside(found: Detections, size_hw: tuple[int, int]) -> Detections:
     return Detections(clipped[kept], found.scores[kept], found.landmarks[kept])
 
 
+def with_room(image: UInt8Array, *, long_side: int) -> UInt8Array:
+    """The image at half of ``long_side`` with its border repeated for a quarter on all sides."""
+    (height, width), _ = bucket_hw((image.shape[0], image.shape[1]), long_side // 2)
+    small = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
+    room = long_side // 4
+    return np.pad(np.asarray(small), ((room, room), (room, room), (0, 0)), "edge")
+
+
+def _shares(faces: Detections, size_hw: tuple[int, int]) -> FloatArray:
+    """Shorter side of each face, (N,), as a share of the image's long side."""
+    return boxes.short_sides(faces.boxes_xyxy) / np.float32(max(size_hw))
+
+
+def _merged(first: Detections, second: Detections, size_hw: tuple[int, int]) -> Detections:
+    """All faces of the second look and the small ones of the first, each once."""
+    small = _shares(first, size_hw) < SMALL
+    boxes_xyxy = np.concatenate([second.boxes_xyxy, first.boxes_xyxy[small]])
+    scores = np.concatenate([second.scores, first.scores[small]])
+    landmarks = np.concatenate([second.landmarks, first.landmarks[small]])
+    kept = boxes.nms(boxes_xyxy, scores, iou_threshold=SAME_FACE_IOU)
+    return Detections(boxes_xyxy[kept], scores[kept], landmarks[kept])
+
+
 class FaceDetector:
     """Finds the faces of images of any size."""
 
@@ -85,6 +118,15 @@ class FaceDetector:
 
     def detect(self, images: Sequence[UInt8Array]) -> list[Detections]:
         """Faces of each RGB image (H, W, 3), in that image's pixels, best score first."""
+        found = self._look(images)
+        sizes_hw = [(image.shape[0], image.shape[1]) for image in images]
+        twice = [i for i, hw in enumerate(sizes_hw) if (_shares(found[i], hw) > CLOSE_UP).any()]
+        again = self._look([with_room(images[i], long_side=self.long_side) for i in twice])
+        for i, faces in zip(twice, again, strict=True):
+            found[i] = _merged(found[i], self._without_room(faces, images[i]), sizes_hw[i])
+        return found
+
+    def _look(self, images: Sequence[UInt8Array]) -> list[Detections]:
         found = [Detections.empty()] * len(images)
         for indices in self._batches(images):
             padding = self._backend.normalisation.padding_rgb
@@ -108,4 +150,13 @@ class FaceDetector:
         inner_hw, _ = bucket_hw((height, width), self.long_side)
         return _inside(
             faces.scaled((width / inner_hw[1], height / inner_hw[0])), size_hw=(height, width)
+        )
+
+    def _without_room(self, faces: Detections, image: UInt8Array) -> Detections:
+        height, width = image.shape[:2]
+        inner_hw, _ = bucket_hw((height, width), self.long_side // 2)
+        room = np.float32(self.long_side // 4)
+        small = Detections(faces.boxes_xyxy - room, faces.scores, faces.landmarks - room)
+        return _inside(
+            small.scaled((width / inner_hw[1], height / inner_hw[0])), size_hw=(height, width)
         )

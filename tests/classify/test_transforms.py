@@ -1,7 +1,12 @@
 import pytest
 import torch
 
-from fattr.classify.transforms import RandomDownscale, augmented, build_augmentation
+from fattr.classify.transforms import (
+    RandomDownscale,
+    RandomSurroundings,
+    augmented,
+    build_augmentation,
+)
 from fattr.errors import UsageError
 
 SIZE_HW = (64, 52)
@@ -15,9 +20,9 @@ def crop():
     return texture.to(torch.uint8)
 
 
-@pytest.fixture
-def photo():
-    return build_augmentation("photo", SIZE_HW)
+@pytest.fixture(params=["photo", "tight_photo"])
+def photo(request):
+    return build_augmentation(request.param, SIZE_HW)
 
 
 def test_a_seed_decides_the_augmentation(photo, crop):
@@ -43,7 +48,8 @@ def test_half_the_crops_are_flipped(photo, crop):
     assert 70 <= flipped <= 130  # 100 expected, four standard deviations are 28
 
 
-def test_the_border_is_repeated_not_black(photo):
+def test_the_border_is_repeated_not_black():
+    photo = build_augmentation("photo", SIZE_HW)
     white = torch.full((3, *SIZE_HW), 255, dtype=torch.uint8)
     lowest = min(int(augmented(photo, white, seed).min()) for seed in range(40))
     assert lowest > 150  # brightness falls to 0.8 and contrast pulls to the mean; black would be 0
@@ -62,7 +68,23 @@ def test_a_downscaled_crop_loses_detail_and_keeps_its_mean(crop):
     assert torch.equal(augmented(RandomDownscale(p=0.0, smallest=0.3), noise, 0), noise)
 
 
+def test_surroundings_change_and_the_middle_does_not(crop):
+    depth = 0.2
+    paint = RandomSurroundings(p=1.0, deepest=depth)
+    changed = torch.stack([augmented(paint, crop, seed) != crop for seed in range(30)]).any(dim=1)
+    rows, columns = (int(depth * side) for side in SIZE_HW)
+    assert not changed[:, rows:-rows, columns:-columns].any()
+    share = changed.float().mean(dim=0)  # of the crops, how often a pixel was painted
+    edges = (share[0], share[-1], share[:, 0], share[:, -1])
+    assert all(edge.mean() > 0.75 for edge in edges)
+    assert share[rows // 2, SIZE_HW[1] // 2] == pytest.approx(0.5, abs=0.25)
+    assert torch.equal(augmented(RandomSurroundings(p=0.0, deepest=depth), crop, 0), crop)
+
+
 def test_an_unknown_augmentation_is_refused():
     with pytest.raises(UsageError) as caught:
         build_augmentation("fog", SIZE_HW)
-    assert str(caught.value) == "unknown augmentation 'fog': one of ['none', 'photo'] expected"
+    assert (
+        str(caught.value)
+        == "unknown augmentation 'fog': one of ['none', 'photo', 'tight_photo'] expected"
+    )

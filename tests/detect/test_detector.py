@@ -146,12 +146,67 @@ def test_the_astronauts_face_is_where_it_is(backend, astronaut):
 
 @pytest.mark.parametrize("name", ["coffee", "chelsea", "coins", "rocket"])
 def test_what_is_no_person_has_no_face(name, onnx_backend):
+    """The cat fills its picture and passes for a face (0.69) until there is room around it."""
     image = getattr(skimage.data, name)()
     image = np.stack([image] * 3, -1) if image.ndim == 2 else image
-    # At 640 pixels the cat fills the picture and passes for a face (0.69); at 320 it does not.
-    long_side = 320 if name == "chelsea" else 640
-    [faces] = FaceDetector(onnx_backend, long_side=long_side, batch_size=1).detect([image])
+    [faces] = FaceDetector(onnx_backend, long_side=640, batch_size=1).detect([image])
     assert len(faces) == 0
+
+
+@pytest.mark.parametrize("photo", ["astronaut", "hopper"])
+@pytest.mark.parametrize("margin", [0.0, 0.08, 0.16, 0.3])
+def test_a_tight_chip_has_the_photographs_one_face(photo, margin, onnx_backend, request):
+    image = request.getfixturevalue(photo)
+    detector = FaceDetector(onnx_backend, long_side=640, batch_size=1)
+    [whole] = detector.detect([image])
+    x1, y1, x2, y2 = whole.boxes_xyxy[0]
+    side = y2 - y1
+    corner = (np.array([(x1 + x2 - side) / 2, y1]) - margin * side).astype(int)
+    stop = corner + int(side * (1 + 2 * margin))
+    [faces] = detector.detect([image[corner[1] : stop[1], corner[0] : stop[0]]])
+    assert len(faces) == 1
+    off = abs(faces.landmarks[0] + corner - whole.landmarks[0])
+    assert off.max() < 0.045 * side
+
+
+@pytest.mark.parametrize(
+    ("share", "looks"), [pytest.param(0.4, 1, id="once"), pytest.param(0.6, 2, id="twice")]
+)
+@pytest.mark.parametrize("size_hw", [(640, 640), (1500, 1000)])
+def test_a_face_that_fills_its_image_is_looked_at_twice(share, looks, size_hw):
+    height = int(share * max(size_hw))
+    width = height + 9
+    backend = GreenFinder()
+    image = with_patch(*size_hw, 0, size_hw[0] - height, width, size_hw[0])
+    [faces] = FaceDetector(backend, long_side=640, batch_size=1).detect([image])
+    assert len(backend.batches) == looks
+    pixel = max(1.0, 2 * max(size_hw) / 640)
+    np.testing.assert_allclose(
+        faces.boxes_xyxy[0], [0, size_hw[0] - height, width, size_hw[0]], atol=1.01 * pixel
+    )
+
+
+def test_two_looks_show_each_face_once():
+    """Large faces as the second look has them, small ones of either, in the image's pixels."""
+
+    class Looks:
+        normalisation = GREY
+        first = np.float32([[0, 0, 320, 320], [100, 100, 300, 300], [500, 0, 540, 40]])
+        second = np.float32([[170, 165, 325, 320], [410, 160, 430, 180], [300, 400, 312, 412]])
+
+        def __call__(self, batch):
+            xyxy, self.first = self.first, self.second
+            points = np.repeat(xyxy[:, None, :2], 5, axis=1)
+            return [Detections(xyxy, np.float32([0.9, 0.8, 0.7]), points)]
+
+    [faces] = FaceDetector(Looks(), long_side=640, batch_size=1).detect(
+        [np.zeros((640, 640, 3), np.uint8)]
+    )
+    # Second-look pixels are (x - 160) * 2 in the image.
+    wanted = [[20, 10, 330, 320], [500, 0, 540, 40], [280, 480, 304, 504]]
+    assert faces.boxes_xyxy.tolist() == wanted
+    assert faces.landmarks[:, 3].tolist() == [box[:2] for box in wanted]
+    assert faces.scores.tolist() == pytest.approx([0.9, 0.8, 0.7])
 
 
 def test_a_face_moves_with_its_image(onnx_backend, astronaut):
