@@ -28,13 +28,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fattr import bundle as bundles
-from fattr import images, storage
+from fattr import images
 from fattr.annotate_job import annotate
 from fattr.attributes import Attribute, Kind
 from fattr.build import build_classifier, build_detector, cpu_count
 from fattr.bundle import Bundle
 from fattr.config import AnnotateConfig, EvaluateConfig
-from fattr.datasets import DatasetSplit, read_dataset
+from fattr.datasets import DatasetSplit, read_dataset, read_image
 from fattr.detect import source as detectors
 from fattr.evaluate_job import shared_attributes
 from fattr.labelled_crops import labelled_crops, targets_of
@@ -90,7 +90,7 @@ def write_photographs(samples: Sequence[Sample], folder: Path, seed: int) -> Flo
     rng = np.random.default_rng(seed)
     centres = []
     for i, sample in enumerate(samples):
-        face = images.decode(storage.read_bytes(sample.image_uri)).pixels
+        face = images.decode(read_image(sample.image_uri)).pixels
         picture, centre = photograph(face, rng)
         picture.save(folder / f"{i:04d}.jpg", quality=JPEG_QUALITY)
         centres.append(centre)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import bisect
 import difflib
+import itertools
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -41,6 +44,10 @@ class Attribute:
         wanted_edges = len(self.classes) + 1 if self.kind is Kind.AGE else 0
         if len(self.bin_edges) != wanted_edges:
             raise ValueError(f"{self.name}: {wanted_edges} bin edges needed: {self.bin_edges}")
+        if any(low >= high for low, high in itertools.pairwise(self.bin_edges)):
+            raise ValueError(f"{self.name}: bin edges must rise: {self.bin_edges}")
+        if len({name.casefold() for name in self.classes}) != len(self.classes):
+            raise ValueError(f"{self.name}: classes must differ, not only in case: {self.classes}")
 
     @property
     def num_logits(self) -> int:
@@ -50,7 +57,33 @@ class Attribute:
     @property
     def num_values(self) -> int:
         """How many values a target may take: 0 .. num_values - 1."""
-        return 2 if self.kind is Kind.BINARY else len(self.classes)
+        return len(self.value_names)
+
+    @property
+    def value_names(self) -> tuple[str, ...]:
+        """What targets 0 .. num_values - 1 mean: the classes, of a binary one false and true."""
+        return ("false", "true") if self.kind is Kind.BINARY else self.classes
+
+    def target_of(self, word: str) -> int | None:
+        """The target that a word means; None if it means none.
+
+        A word is one of ``value_names`` in any case, 0 or 1 of a binary attribute, or an age in
+        years, where the last bin holds all above its lower edge.
+        """
+        targets = {name.casefold(): i for i, name in enumerate(self.value_names)}
+        if self.kind is Kind.BINARY:
+            targets |= {"0": 0, "1": 1}
+        key = word.strip().casefold()
+        return targets[key] if key in targets else self._bin_of(key)
+
+    def _bin_of(self, years: str) -> int | None:
+        try:
+            number = float(years)
+        except ValueError:
+            return None
+        if not self.bin_edges or not self.bin_edges[0] <= number < math.inf:
+            return None
+        return bisect.bisect_right(self.bin_edges[:-1], number) - 1
 
 
 def _binary(name: str, description: str, *, sensitive: bool = False) -> Attribute:
@@ -72,6 +105,23 @@ AGE = Attribute(
     sensitive=True,
     classes=("0-2", "3-9", "10-19", "20-29", "30-39", "40-49", "50-59", "60-69", "70+"),
     bin_edges=(0, 3, 10, 20, 30, 40, 50, 60, 70, 90),
+)
+
+EMOTION = Attribute(
+    name="emotion",
+    kind=Kind.CATEGORICAL,
+    description="the expression shown, as annotated; not what a person feels",
+    sensitive=True,
+    classes=(
+        "neutral",
+        "happiness",
+        "sadness",
+        "surprise",
+        "fear",
+        "disgust",
+        "anger",
+        "contempt",
+    ),
 )
 
 # CelebA's 40 in CelebA's order; its `Male` is perceived_gender_presentation.
@@ -118,7 +168,7 @@ CELEBA40 = (
     _binary("young", "true: an annotator found the face young", sensitive=True),
 )
 
-VOCABULARY = {attribute.name: attribute for attribute in (*CELEBA40, AGE)}
+VOCABULARY = {attribute.name: attribute for attribute in (*CELEBA40, AGE, EMOTION)}
 
 
 def attribute(name: str) -> Attribute:

@@ -97,9 +97,12 @@ def choose_models(config: AnnotateConfig) -> tuple[tuple[Bundle, tuple[Attribute
     Raises:
         UsageError: an unknown model or attribute, or nothing left to write.
     """
-    wanted = {attribute(name).name for name in config.sensitive_names}
+    bundles = [find_bundle(name) for name in config.model_names]
+    predicted = {a.name for bundle in bundles for a in bundle.spec.attributes}
+    # A name that no bundle predicts is most likely misspelt: the vocabulary knows better.
+    wanted = {n if n in predicted else attribute(n).name for n in config.sensitive_names}
     chosen, taken = [], set[str]()
-    for bundle in [find_bundle(name) for name in config.model_names]:
+    for bundle in bundles:
         writes = tuple(
             a
             for a in bundle.spec.attributes

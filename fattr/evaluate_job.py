@@ -77,6 +77,19 @@ def refuse_unknown_groups(names: Sequence[str], split: DatasetSplit) -> None:
         )
 
 
+def refuse_problems(split: DatasetSplit) -> None:
+    """Refuse a split of which a part cannot be used: its figures would be those of the rest.
+
+    Raises:
+        UsageError: naming the first problem.
+    """
+    if split.problems:
+        raise UsageError(
+            f"data set {split.name}: {len(split.problems)} rows or folders cannot be used;"
+            f" mend or remove them, the first: {split.problems[0]}"
+        )
+
+
 def cut_crops(
     config: EvaluateConfig,
     bundle: Bundle,
@@ -222,6 +235,7 @@ def evaluate(config: EvaluateConfig) -> int:
     if config.card:
         storage.check_writable(bundle.folder.absolute().as_uri())
     split = read_dataset(config.data, config.split)
+    refuse_problems(split)
     refuse_unknown_groups(config.group_names, split)
     source = detectors.find(config.detector) if config.crops == "detect" else None
     if bundle.spec.research_only:

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fattr import boxes, images, storage
+from fattr import boxes, images
 from fattr.attributes import Attribute
 from fattr.crop import central_crop, crop_face
+from fattr.datasets import read_image
 from fattr.detect.detector import FaceDetector
 from fattr.errors import ImageError, StorageError, UsageError
 from fattr.records import CropRule, Detections, Sample, Status, UInt8Array
@@ -57,7 +58,7 @@ def _labelled_crop(
 ) -> tuple[UInt8Array, float]:
     """The crop and the face's size in pixels, NaN where no face was found or looked for."""
     try:
-        image = images.decode(storage.read_bytes(sample.image_uri)).pixels
+        image = images.decode(read_image(sample.image_uri)).pixels
     except ImageError as err:
         raise UsageError(f"{sample.image_uri}: {err}; mend or remove this labelled image") from err
     except StorageError as err:

@@ -140,6 +140,19 @@ def join(uri: str, *parts: str) -> str:
     return _folder(root) + "/".join(names)
 
 
+def relative_path(uri: str, folder_uri: str) -> str:
+    """The plain path of ``uri`` below a folder, equal wherever the folder lies; undoes ``join``.
+
+    Raises:
+        ValueError: It is not below that folder.
+    """
+    child, folder = canonical_uri(uri), _folder(canonical_uri(folder_uri))
+    if not child.startswith(folder):
+        raise ValueError(f"{child} is not below {folder}")
+    path = child.removeprefix(folder)
+    return path if child.startswith("s3://") else _unquote(path)
+
+
 def is_within(child_uri: str, parent_uri: str) -> bool:
     """Whether ``child_uri`` is ``parent_uri`` or below it, symlinks followed."""
     child, parent = _locate(child_uri), _locate(parent_uri)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fattr import weights
-from fattr.attributes import Attribute, attribute
+from fattr.attributes import Attribute
 from fattr.build import build_detector, cpu_count, resolve_device
 from fattr.bundle import CARD, Bundle
 from fattr.config import TrainConfig
@@ -39,14 +39,20 @@ def choose_attributes(preset: TrainPreset, splits: Sequence[DatasetSplit]) -> tu
     """The preset's attributes, or all that the data sets label, in their order.
 
     Raises:
-        UsageError: a wanted attribute is labelled by none.
+        UsageError: a wanted attribute is labelled by none, or by two with another meaning each.
     """
-    labelled = {a.name: a for a in chain.from_iterable(split.attributes for split in splits)}
+    labelled: dict[str, Attribute] = {}
+    for a in chain.from_iterable(split.attributes for split in splits):
+        if labelled.setdefault(a.name, a) != a:
+            raise UsageError(
+                f"two --data declare {a.name} differently: make kind, classes, sensitive and"
+                " description equal"
+            )
     if not preset.attributes:
         return tuple(labelled.values())
     if missing := [name for name in preset.attributes if name not in labelled]:
         raise UsageError(f"no --data labels {', '.join(missing)}, which the preset trains")
-    return tuple(attribute(name) for name in preset.attributes)
+    return tuple(labelled[name] for name in preset.attributes)
 
 
 def init_weights(init: str) -> Path | None:

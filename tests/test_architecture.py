@@ -58,6 +58,7 @@ ONLY_HERE = {
     "tyro": ("cli.py",),
     "skimage": ("demo.py",),
     "matplotlib": ("demo.py", "report/"),
+    "h5py": ("datasets/lfwa.py",),
     "sklearn": (),
     "retinaface": (),  # weights are read as bytes; the package that carries them is never run
     "jobs": (),
@@ -75,7 +76,7 @@ MAX_FUNCTION_LINES = 60
 MAX_FILE_LINES = 450
 LONG_FILES = {
     # Both schemes behind one set of functions; splitting it would let boto3 out of its room.
-    "storage.py": 640,
+    "storage.py": 650,
 }
 
 

@@ -1,3 +1,4 @@
+import itertools
 import re
 from pathlib import Path
 
@@ -42,6 +43,7 @@ def test_exactly_these_are_sensitive():
         "big_nose",
         "big_lips",
         "pale_skin",
+        "emotion",
     }
 
 
@@ -61,6 +63,37 @@ def test_fairfaces_age_bins_say_their_years():
 def test_a_binary_attribute_has_one_logit_and_two_values():
     smiling = attribute("smiling")
     assert (smiling.kind, smiling.num_logits, smiling.num_values) == (Kind.BINARY, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "word", "target"),
+    [
+        pytest.param("smiling", "", None, id="empty"),
+        pytest.param("smiling", "True", 1, id="true"),
+        pytest.param("smiling", " false ", 0, id="blanks"),
+        pytest.param("smiling", "0", 0, id="digit"),
+        pytest.param("smiling", "-1", None, id="celebas-false-is-not-ours"),
+        pytest.param("smiling", "yes", None, id="another-word"),
+        pytest.param("perceived_gender_presentation", "MASCULINE", 1, id="class"),
+        pytest.param("perceived_gender_presentation", "1", None, id="no-digit-for-a-class"),
+        pytest.param("age", "70+", 8, id="bin"),
+        pytest.param("age", "3-9", 1, id="bin-that-is-no-number"),
+        pytest.param("age", "-1", None, id="below"),
+        pytest.param("age", "nan", None, id="nan"),
+        pytest.param("age", "inf", None, id="infinite"),
+        pytest.param("age", "2.9", 0, id="years-with-a-fraction"),
+        pytest.param("age", "116", 8, id="above-the-last-edge"),
+    ],
+)
+def test_a_word_means_a_target(name, word, target):
+    assert attribute(name).target_of(word) == target
+
+
+def test_every_age_in_years_is_in_the_bin_that_says_so():
+    for years in range(121):
+        bins = [low <= years < high for low, high in itertools.pairwise(AGE.bin_edges)]
+        want = bins.index(True) if True in bins else len(bins) - 1
+        assert AGE.target_of(str(years)) == want
 
 
 @pytest.mark.parametrize(
@@ -89,6 +122,14 @@ def test_an_unknown_name_gets_a_suggestion(name, hint):
             {"kind": Kind.AGE, "classes": ("0", "1"), "bin_edges": (0, 1)},
             "3 bin edges needed",
             id="too-few-edges",
+        ),
+        pytest.param(
+            {"kind": Kind.AGE, "classes": ("0", "1"), "bin_edges": (0, 5, 5)},
+            "bin edges must rise",
+            id="an-empty-bin",
+        ),
+        pytest.param(
+            {"kind": Kind.CATEGORICAL, "classes": ("No", "no")}, "must differ", id="equal-classes"
         ),
         pytest.param(
             {"kind": Kind.CATEGORICAL, "classes": ("a", "b"), "bin_edges": (0, 1, 2)},

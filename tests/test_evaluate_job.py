@@ -18,6 +18,8 @@ from fattr.bundle import Bundle
 from fattr.cli import run_job
 from fattr.crop import central_crop, named_rule
 from fattr.datasets import read_dataset, synthetic
+from fattr.errors import UsageError
+from fattr.evaluate_job import refuse_problems
 from fattr.labelled_crops import LabelledCrops, labelled_crops
 from fattr.presets import train_preset
 from fattr.train import checkpoint
@@ -251,6 +253,17 @@ def test_a_model_of_other_attributes_is_refused(evaluate, tmp_path, capfd):
     assert code == 2
     assert "predicts nothing that data set fairface labels" in capfd.readouterr().err
     assert not output.exists()
+
+
+def test_rows_that_cannot_be_used_are_not_passed_over(faces_dir, tmp_path):
+    text = (faces_dir / "labels.csv").read_text()
+    refuse_problems(read_dataset(f"synthetic:{faces_dir}", "test"))
+    (tmp_path / "labels.csv").write_text(text + "a,b\nc,d\n")
+    message = (
+        r"synthetic: 2 rows or folders cannot be used; .*the first: .*line 202: expected 15 ce"
+    )
+    with pytest.raises(UsageError, match=message):
+        refuse_problems(read_dataset(f"synthetic:{tmp_path}", "test"))
 
 
 def test_card_gathers_the_figures(evaluate, trained, tmp_path):

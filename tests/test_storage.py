@@ -127,6 +127,16 @@ class TestNames:
     def test_join(self, uri, parts, joined):
         assert storage.join(uri, *parts) == joined
 
+    @pytest.mark.parametrize("folder", ["/x y", "/", "s3://b-b/in", "s3://b-b"])
+    @pytest.mark.parametrize("path", ["a.jpg", "100% b/ü#1&c.jpg"])
+    def test_the_path_below_a_folder_is_plain_and_the_same_everywhere(self, folder, path):
+        assert storage.relative_path(storage.join(folder, path), folder) == path
+
+    @pytest.mark.parametrize("uri", ["/x", "/xy/a", "s3://b-b/x/a"])
+    def test_a_path_elsewhere_is_not_below(self, uri):
+        with pytest.raises(ValueError, match="is not below file:///x/"):
+            storage.relative_path(uri, "/x")
+
     @pytest.mark.parametrize(
         ("child", "parent", "expected"),
         [

@@ -3,18 +3,24 @@
     ROOT/{train,val}/*.jpg    ROOT/fairface_label_{train,val}.csv
 
 FairFace's ``val`` is our ``test``. Our ``valid`` is a tenth of its ``train``, chosen by a hash of
-the file's name, so that it stays the same when rows are added, dropped or reordered.
+the file's name.
 Karkkainen and Joo, WACV 2021, https://github.com/joojs/fairface
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 
 from fattr import storage
 from fattr.attributes import AGE, PERCEIVED_GENDER_PRESENTATION
-from fattr.datasets.split import DatasetSplit, check_split, csv_rows, malformed, read_label_file
+from fattr.datasets.split import (
+    DatasetSplit,
+    check_split,
+    in_valid_tenth,
+    malformed,
+    parse_csv,
+    read_label_file,
+)
 from fattr.records import Sample
 
 LICENCE = "CC BY 4.0 (Karkkainen and Joo, FairFace, WACV 2021)"
@@ -41,22 +47,26 @@ def read(root: str, split: str) -> DatasetSplit:
     Groups are race, perceived gender presentation and age, as annotated; no head predicts race.
 
     Raises:
-        UsageError: a label file is missing or malformed, or the split unknown.
+        UsageError: a label file is missing or has another header, or the split is unknown.
     """
     check_split(split)
     uri, text = read_label_file("fairface", root, _LABEL_FILES[split])
     folder = storage.canonical_uri(root)
+
+    def parse(line: int, row: Mapping[str, str]) -> Sample | None:
+        if split != "test" and in_valid_tenth(row["file"]) != (split == "valid"):
+            return None
+        return _sample(folder, uri, line, row)
+
+    samples, problems = parse_csv(uri, text, _COLUMNS, parse)
     return DatasetSplit(
         name="fairface",
         split=split,
         attributes=(AGE, PERCEIVED_GENDER_PRESENTATION),
-        samples=tuple(
-            _sample(folder, uri, line, row)
-            for line, row in csv_rows(uri, text, _COLUMNS)
-            if split == "test" or _is_valid(row["file"]) == (split == "valid")
-        ),
+        samples=samples,
         licence=LICENCE,
         research_only=False,
+        problems=problems,
     )
 
 
@@ -69,12 +79,6 @@ def age_bin(text: str) -> str:
         return "70+"
     parts = frozenset(part.lstrip("0") for part in text.casefold().split("-"))
     return _AGES_AS_DATES.get(parts, text)
-
-
-def _is_valid(file: str) -> bool:
-    """Whether an image of FairFace's train part is in our ``valid``."""
-    digest = hashlib.sha256(file.encode()).digest()
-    return int.from_bytes(digest[:8], "big") % 10 == 0
 
 
 def _sample(folder: str, uri: str, line: int, row: Mapping[str, str]) -> Sample:

@@ -18,7 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 from fattr import storage
 from fattr.attributes import VOCABULARY
-from fattr.datasets.split import DatasetSplit, check_split, csv_rows, malformed, read_label_file
+from fattr.datasets.split import (
+    SPLITS,
+    DatasetSplit,
+    check_split,
+    malformed,
+    parse_csv,
+    read_label_file,
+)
 from fattr.errors import UsageError
 from fattr.records import Sample
 
@@ -101,22 +108,26 @@ def read(root: str, split: str) -> DatasetSplit:
     Groups are ``skin_tone`` and what is on the ``head``, as drawn.
 
     Raises:
-        UsageError: the label file is missing or malformed, or the split unknown.
+        UsageError: the label file is missing or has another header, or the split is unknown.
     """
     check_split(split)
     uri, text = read_label_file("synthetic", root, _LABELS)
     images = storage.join(storage.canonical_uri(root), _IMAGES)
+
+    def parse(line: int, row: Mapping[str, str]) -> Sample | None:
+        if row["split"] not in SPLITS:
+            raise malformed(uri, line, f"split must be {', '.join(SPLITS)}: {row['split']!r}")
+        return _sample(images, uri, line, row) if row["split"] == split else None
+
+    samples, problems = parse_csv(uri, text, ("file", "split", *_NAMES, *_GROUPS), parse)
     return DatasetSplit(
         name="synthetic",
         split=split,
         attributes=tuple(VOCABULARY[name] for name in _NAMES),
-        samples=tuple(
-            _sample(images, uri, line, row)
-            for line, row in csv_rows(uri, text, ("file", "split", *_NAMES, *_GROUPS))
-            if row["split"] == split
-        ),
+        samples=samples,
         licence=LICENCE,
         research_only=False,
+        problems=problems,
     )
 
 

@@ -57,21 +57,39 @@ def test_every_name_of_celebas_header_is_known(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"rows": ("a.jpg 1 -1 1",)}, "list_attr_celeba.txt, line 3: expected 4 labels, got 3"),
-        ({"rows": (ROWS[0], "b.jpg 1 0 1 1")}, "line 4: expected -1 or 1, got '0'"),
         ({"header": "Male Moustache"}, "line 2: 'Moustache' is none of CelebA's 40"),
         ({"header": "Male Age"}, "line 2: 'Age' is none"),
         ({"count": 7}, "line 1: announces 7 images, the file has 3"),
         ({"count": HEADER}, "line 1: expected the number of images"),
-        ({"partition": "a.jpg 0\nb.jpg 3\n"}, "list_eval_partition.txt, line 2: expected an image"),
-        ({"partition": "a.jpg 0\nb.jpg\n"}, "list_eval_partition.txt, line 2"),
-        ({"partition": "a.jpg 0\nz.jpg 0\n"}, "has no line for z.jpg"),
         ({"partition": "a.jpg 1\n"}, "split 'train' holds no image"),
     ],
 )
 def test_malformed_files_are_refused_by_name_and_line(tmp_path, change, message):
     with pytest.raises(UsageError, match=message.replace("'", ".")):
         read(write_celeba(tmp_path, **change), "train")
+
+
+def test_all_malformed_rows_of_a_split_are_listed_and_left_out(tmp_path):
+    rows = ("a.jpg 1 -1 1", "b.jpg 1 0 1 1", ROWS[2], "d.jpg -1 -1 -1 2", "e.jpg")
+    partition = "a.jpg 0\nb.jpg 1\nc.jpg 0\nd.jpg 0\nz.jpg 0\ne.jpg 3\nf.jpg\n"
+    root = write_celeba(tmp_path, rows=rows, partition=partition)
+    uri = storage.canonical_uri(root)
+    bad_partition = [
+        f"{uri}/list_eval_partition.txt, line {line}: expected an image and 0 (train), 1 (valid) "
+        "or 2 (test)"
+        for line in (6, 7)
+    ]
+    train = read(root, "train")
+    assert [sample.image_uri.rpartition("/")[2] for sample in train.samples] == ["c.jpg"]
+    assert list(train.problems) == [
+        *bad_partition,
+        f"{uri}/list_attr_celeba.txt, line 3: expected 4 labels, got 3",
+        f"{uri}/list_attr_celeba.txt, line 6: expected -1 or 1, got '2'",
+        f"{uri}/list_eval_partition.txt, line 5: list_attr_celeba.txt has no line for z.jpg",
+    ]
+    valid = read(root, "valid")  # nothing but problems: the report must not hide behind an error
+    assert valid.samples == ()
+    assert valid.problems[-1] == f"{uri}/list_attr_celeba.txt, line 4: expected -1 or 1, got '0'"
 
 
 @pytest.mark.parametrize("name", ["list_attr_celeba.txt", "list_eval_partition.txt"])
@@ -107,7 +125,11 @@ def test_windows_line_ends_change_nothing(tmp_path):
         ("celeba", "train", "NAME:DIR"),
         ("celeba:", "train", "NAME:DIR"),
         ("celebA:/data", "train", "did you mean .celeba."),
-        ("imagenet:/data", "train", "known: celeba, fairface, synthetic"),
+        (
+            "imagenet:/data",
+            "train",
+            "known: celeba, lfwa, fairface, utkface, emotion, folder, table, synthetic",
+        ),
         ("celeba:/data", "val", "expected one of train, valid, test"),
     ],
 )

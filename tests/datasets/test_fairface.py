@@ -1,4 +1,5 @@
 import csv
+import re
 from pathlib import Path
 
 import pytest
@@ -70,9 +71,28 @@ def test_ages_that_a_spreadsheet_damaged_are_repaired(text, want):
         ("val/2.jpg,20-29,Male,White,x,y", "line 3: expected 5 cells"),
     ],
 )
-def test_malformed_rows_are_refused_by_file_and_line(tmp_path, row, message):
-    root = write_fairface(tmp_path, "val", "val/1.jpg,20-29,Male,White,x", row)
-    with pytest.raises(UsageError, match=f"fairface_label_val.csv, {message}"):
+def test_malformed_rows_are_listed_by_file_and_line(tmp_path, row, message):
+    sound = "val/1.jpg,20-29,Male,White,x"
+    root = write_fairface(tmp_path, "val", sound, row, "val/3.jpg,0-2,Female,Black,x")
+    test = read(root, "test")
+    assert [Path(sample.image_uri).name for sample in test.samples] == ["1.jpg", "3.jpg"]
+    (problem,) = test.problems
+    assert problem.startswith(f"{storage.canonical_uri(root)}/fairface_label_val.csv, {message}")
+
+
+def test_every_malformed_row_is_listed_once_in_its_own_split(tmp_path):
+    rows = [f"train/{i}.jpg,?,Male,White,x" for i in range(50)]
+    root = write_fairface(tmp_path, "train", *rows)
+    problems = [problem for split in ("train", "valid") for problem in read(root, split).problems]
+    lines = sorted(int(re.search(r"line (\d+):", problem)[1]) for problem in problems)
+    assert lines == list(range(2, 52))
+
+
+def test_text_that_is_no_csv_is_refused(tmp_path):
+    root = write_fairface(tmp_path, "val", "val/1.jpg,20-29,Male,White," + "x" * 140_000)
+    with pytest.raises(
+        UsageError, match=r"label_val.csv, after line 1: not valid CSV: field larger"
+    ):
         read(root, "test")
 
 

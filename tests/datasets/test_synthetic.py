@@ -134,15 +134,23 @@ def test_hair_colour_shows_exactly_where_it_is_labelled(top, colour):
     ("column", "value", "message"),
     [
         ("smiling", "yes", "line 2: smiling must be 0, 1 or empty: 'yes'"),
-        ("smiling", None, "line 1: header lacks smiling"),
+        ("split", "val", "line 2: split must be train, valid, test: 'val'"),
     ],
 )
-def test_malformed_labels_are_refused(drawn, tmp_path, column, value, message):
-    row = label_rows(drawn)[0] | {column: value}
-    cells = {name: cell for name, cell in row.items() if cell is not None}
-    text = "\n".join(",".join(part) for part in (cells.keys(), cells.values()))
+def test_malformed_labels_are_listed(drawn, tmp_path, column, value, message):
+    first, second = label_rows(drawn)[:2]
+    rows = [first, first | {column: value}, second]
+    text = "\n".join(",".join(cells) for cells in (first.keys(), *(r.values() for r in rows[1:])))
     (tmp_path / "labels.csv").write_text(text)
-    with pytest.raises(UsageError, match=message):
+    train = synthetic.read(str(tmp_path), "train")
+    assert [Path(sample.image_uri).name for sample in train.samples] == [second["file"]]
+    assert [problem.partition(", ")[2] for problem in train.problems] == [message]
+
+
+def test_a_header_without_an_attribute_is_refused(drawn, tmp_path):
+    names = [name for name in label_rows(drawn)[0] if name != "smiling"]
+    (tmp_path / "labels.csv").write_text(",".join(names))
+    with pytest.raises(UsageError, match="line 1: header lacks smiling"):
         synthetic.read(str(tmp_path), "train")
 
 
