@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export RAY_USAGE_STATS_ENABLED = 0
 
-.PHONY: demo check format test test-full test-gpu clean
+.PHONY: demo check format test test-full test-gpu drills clean
 
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -27,13 +27,17 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -q --durations=10 -m 'not full and not gpu'
+	$(BIN)/python -m pytest -q --durations=10 -m 'not full and not gpu and not drills'
 
 test-gpu: $(STAMP)
 	$(BIN)/python -m pytest -q -m gpu
 
 test-full: $(STAMP)
-	$(BIN)/python -m pytest -q --durations=10 -m 'full and not gpu'
+	$(BIN)/python -m pytest -q --durations=10 -m 'full and not gpu and not drills'
+
+# Long checks of everything that can be chosen by name.
+drills: $(STAMP)
+	$(BIN)/python -m pytest -q --durations=10 -m drills
 
 clean:
 	rm -rf $(VENV) demo-output

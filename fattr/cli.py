@@ -14,6 +14,7 @@ import tyro
 
 from fattr.config import (
     AnnotateConfig,
+    ArchitecturesConfig,
     ContactSheetConfig,
     DemoConfig,
     EvaluateConfig,
@@ -75,6 +76,22 @@ def _models(argv: Sequence[str]) -> int:
     return 0
 
 
+def _architectures(argv: Sequence[str]) -> int:
+    config = _parse(ArchitecturesConfig, "architectures", argv)
+    from fattr.attributes import CELEBA40
+    from fattr.build import resolve_device
+    from fattr.classify.cost import architectures_table
+
+    for part in architectures_table(
+        CELEBA40,
+        config.crop_size,
+        device=resolve_device(config.device),
+        batch_size=config.batch_size,
+    ):
+        print(part)
+    return 0
+
+
 def _contact_sheet(argv: Sequence[str]) -> int:
     config = _parse(ContactSheetConfig, "contact-sheet", argv)
     from fattr.report.contact_sheet import contact_sheet
@@ -98,6 +115,7 @@ JOBS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": _train,
     "evaluate": _evaluate,
     "models": _models,
+    "architectures": _architectures,
     "contact-sheet": _contact_sheet,
     "demo": _demo,
 }

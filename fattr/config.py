@@ -117,8 +117,12 @@ class TrainConfig(DetectConfig):
     """Instead of the preset's."""
     seed: int = 0
     """Seed of initial weights, order and augmentation."""
+    backbone: str | None = None
+    """Instead of the preset's: see fattr architectures."""
     init: str | None = None
-    """Backbone checkpoint to start from instead of the preset's; "none" for random weights."""
+    """Instead of the preset's: imagenet, none (random weights) or a torchvision checkpoint."""
+    init_from: str | None = None
+    """Trained model (shipped name, bundle folder or training output) to start from instead."""
     limit: int | None = None
     """Take only the first images of each split."""
 
@@ -128,6 +132,8 @@ class TrainConfig(DetectConfig):
             _check_positive(f"--{flag.replace('_', '-')}", getattr(self, flag))
         if not self.data:
             raise UsageError("--data NAME:DIR: name at least one data set")
+        if self.init is not None and self.init_from is not None:
+            raise UsageError("--init and --init-from exclude each other: give one of them")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,6 +184,22 @@ class ContactSheetConfig:
 
     def __post_init__(self) -> None:
         _check_positive("--max-images", self.max_images)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArchitecturesConfig:
+    """List the backbones with their parameters, multiply-adds and times on this machine."""
+
+    crop_size: tuple[int, int] = (128, 104)
+    """Height and width of the crops in pixels."""
+    batch_size: int = 16
+    """Crops at once, besides one alone."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the networks run; auto takes a GPU where there is one."""
+
+    def __post_init__(self) -> None:
+        _check_positive("--crop-size", min(self.crop_size))
+        _check_positive("--batch-size", self.batch_size)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

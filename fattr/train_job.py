@@ -10,10 +10,13 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from fattr import weights
+from fattr import bundle
 from fattr.attributes import Attribute
 from fattr.build import build_detector, cpu_count, resolve_device
 from fattr.bundle import CARD, Bundle
+from fattr.classify.backbones import check_crop_size
+from fattr.classify.cost import cost_table, measure
+from fattr.classify.imagenet import imagenet_checkpoint
 from fattr.config import TrainConfig
 from fattr.crop import named_rule
 from fattr.datasets import DatasetSplit, read_dataset
@@ -31,8 +34,11 @@ from fattr.runinfo import new_run_id, versions, write_json
 from fattr.train import checkpoint
 from fattr.train.finish import make_bundle, write_history
 from fattr.train.loop import TrainPlan
+from fattr.train.transfer import match_heads
 
 log = logging.getLogger(__name__)
+
+COST_BATCH_SIZE = 16
 
 
 def choose_attributes(preset: TrainPreset, splits: Sequence[DatasetSplit]) -> tuple[Attribute, ...]:
@@ -55,7 +61,7 @@ def choose_attributes(preset: TrainPreset, splits: Sequence[DatasetSplit]) -> tu
     return tuple(labelled[name] for name in preset.attributes)
 
 
-def init_weights(init: str) -> Path | None:
+def init_weights(init: str, backbone: str) -> Path | None:
     """Where the backbone's first weights are; None for random ones.
 
     Raises:
@@ -64,10 +70,25 @@ def init_weights(init: str) -> Path | None:
     if init == "none":
         return None
     if init == "imagenet":
-        return weights.imagenet_mobilenet_v2()
+        return imagenet_checkpoint(backbone)
     if not Path(init).is_file():
         raise UsageError(f"--init {init}: a torchvision checkpoint, imagenet or none expected")
     return Path(init)
+
+
+def init_bundle(name: str | None, backbone: str, attributes: Sequence[Attribute]) -> Bundle | None:
+    """The trained model to start from, if one is named; the log says which heads it brings.
+
+    Raises:
+        UsageError: there is no such model, or its backbone is another.
+    """
+    if name is None:
+        return None
+    found = bundle.find(name)
+    matched = match_heads(backbone, attributes, found)
+    taken, fresh = (", ".join(names) or "none" for names in (matched.taken, matched.fresh))
+    log.info("starting from %s: heads taken: %s; fresh: %s", found.spec.name, taken, fresh)
+    return found
 
 
 def build_plan(
@@ -76,15 +97,19 @@ def build_plan(
     """The preset with the flags that replace parts of it.
 
     Raises:
-        UsageError: the batch cannot be shared by the workers.
+        UsageError: the batch cannot be shared by the workers, the backbone does not exist or take
+            the preset's crops, or what to start from is not there.
     """
+    backbone = config.backbone or preset.backbone
+    check_crop_size(backbone, preset.crop_size_hw)
+    init = "none" if config.init_from else config.init or preset.init
     batch_size = config.batch_size or preset.batch_size
     if batch_size % config.workers:
         raise UsageError(
             f"batch size {batch_size} must be a multiple of --workers {config.workers}"
         )
     return TrainPlan(
-        backbone=preset.backbone,
+        backbone=backbone,
         attributes=attributes,
         augmentation=preset.augmentation,
         epochs=config.epochs or preset.epochs,
@@ -95,8 +120,22 @@ def build_plan(
         ema_decay=preset.ema_decay,
         dropout=preset.dropout,
         seed=config.seed,
-        init_weights=init_weights(config.init or preset.init),
+        init_weights=init_weights(init, backbone),
+        init_bundle=init_bundle(config.init_from, backbone, attributes),
     )
+
+
+def log_cost(config: TrainConfig, preset: TrainPreset, plan: TrainPlan) -> None:
+    """What labelling with the network will cost on this machine, as a row of a table."""
+    cost = measure(
+        plan.backbone,
+        plan.attributes,
+        preset.crop_size_hw,
+        device=resolve_device("auto" if config.gpus else "cpu"),
+        batch_size=COST_BATCH_SIZE,
+    )
+    for line in cost_table([cost]).splitlines():
+        log.info("%s", line)
 
 
 def cut_crops(
@@ -130,6 +169,11 @@ def describe(
 ) -> dict[str, Any]:
     """How the model was made, without paths: for the bundle, its card and ``run.json``."""
     data = " ".join(f"--data {split.name}:DIR" for split in splits)
+    flags = f"--backbone {config.backbone} " if config.backbone else ""
+    start = Path(config.init or preset.init).name
+    if plan.init_bundle:
+        flags += f"--init-from {plan.init_bundle.spec.name} "
+        start = f"{plan.init_bundle.spec.name} {plan.init_bundle.model_id}"
     source = detectors.find(config.detector)
     recipe = {
         name: getattr(plan, name)
@@ -137,9 +181,9 @@ def describe(
     }
     recipe |= {"ema_decay": plan.ema_decay, "dropout": plan.dropout, "seed": plan.seed}
     return {
-        "command": f"python jobs/train.py --preset {config.preset} {data} --output DIR",
+        "command": f"python jobs/train.py --preset {config.preset} {flags}{data} --output DIR",
         "preset": config.preset,
-        "recipe": recipe | {"augmentation": plan.augmentation, "init": config.init or preset.init},
+        "recipe": recipe | {"augmentation": plan.augmentation, "init": start},
         "detector": {
             "name": source.name,
             "sha256": source.sha256,
@@ -167,6 +211,7 @@ def train(config: TrainConfig) -> int:
     valid_splits = [read_dataset(spec, "valid") for spec in config.data]
     attributes = choose_attributes(preset, train_splits)
     plan = build_plan(config, preset, attributes)
+    log_cost(config, preset, plan)
     train_crops = cut_crops(config, preset, attributes, train_splits)
     valid_crops = cut_crops(config, preset, attributes, valid_splits)
     if len(train_crops) < plan.batch_size:

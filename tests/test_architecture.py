@@ -68,7 +68,9 @@ ENVIRONMENT_READERS = ("storage.py", "on_ray/session.py")
 # Modules that need torch, or Ray, to be imported at all. All others must import without both:
 # a CPU worker runs on onnxruntime.
 NEED_TORCH = re.compile(
-    r"fattr\.(detect\.(network|from_onnx)|classify\.(network|export|transforms)|train\..+)"
+    r"fattr\.(detect\.(network|from_onnx)"
+    r"|classify\.(backbones|cost|export|imagenet|network|transforms)"
+    r"|train\.(?!loss_settings).+)"
 )
 NEED_RAY = re.compile(r"fattr\.(on_ray|on_ray\..+|train_job)")
 

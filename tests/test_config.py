@@ -42,6 +42,10 @@ CASES = {
         ({"epochs": 0}, "--epochs must be 1 or more: 0"),
         ({"batch_size": 0}, "--batch-size must be 1 or more: 0"),
         ({"limit": -5}, "--limit must be 1 or more: -5"),
+        (
+            {"init": "none", "init_from": "celeba40"},
+            "--init and --init-from exclude each other: give one of them",
+        ),
     ],
     EvaluateConfig: [({"limit": 0}, "--limit must be 1 or more: 0")],
 }

@@ -51,12 +51,14 @@ def torch_forward(network: AttributeNet, *, device: str) -> Forward:
 
 def load_network(backbone: str, attributes: Sequence[Attribute], weights: bytes) -> AttributeNet:
     """The torch network of a bundle, in evaluation mode; ``weights`` is safetensors."""
+    import torch
     from safetensors.torch import load
 
     from fattr.classify.network import AttributeNet
 
-    network = AttributeNet(backbone, attributes)
-    network.load_state_dict(load(weights))
+    with torch.device("meta"):  # first weights are not drawn, which takes seconds for some
+        network = AttributeNet(backbone, attributes)
+    network.load_state_dict(load(weights), assign=True)
     return network.eval()
 
 

@@ -42,9 +42,12 @@ def valid_figures(
     return fitted, {"macro": macro(by_name, plan.attributes), "accuracy": accuracy}
 
 
-def licences(splits: Sequence[DatasetSplit]) -> str:
-    """The licences of all training data, one line."""
-    return "; ".join(dict.fromkeys(split.licence for split in splits))
+def licences(splits: Sequence[DatasetSplit], init_bundle: Bundle | None = None) -> str:
+    """The licences of all training data, and of the model started from, one line."""
+    found = [split.licence for split in splits]
+    if init_bundle:
+        found.append(init_bundle.spec.licence)
+    return "; ".join(dict.fromkeys(found))
 
 
 def make_bundle(
@@ -69,8 +72,9 @@ def make_bundle(
         attributes=plan.attributes,
         crop_rule=rule,
         calibration=fitted,
-        licence=licences(splits),
-        research_only=any(split.research_only for split in splits),
+        licence=licences(splits, plan.init_bundle),
+        research_only=any(split.research_only for split in splits)
+        or (plan.init_bundle is not None and plan.init_bundle.spec.research_only),
         training={**training, "best_epoch": state.best_epoch, "valid": figures},
         versions=versions(),
     )

@@ -17,17 +17,19 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from fattr.attributes import Attribute
+from fattr.bundle import Bundle
 from fattr.classify.calibration import Calibration, probabilities
 from fattr.classify.classifier import AttributeClassifier, torch_forward
-from fattr.classify.network import AttributeNet, load_backbone
+from fattr.classify.network import AttributeNet, TrainingNet, load_backbone
 from fattr.classify.transforms import augmented, build_augmentation
 from fattr.labelled_crops import LabelledCrops
 from fattr.metrics.attribute import attribute_metrics
 from fattr.records import FloatArray
 from fattr.train import checkpoint
 from fattr.train.context import TrainContext
-from fattr.train.losses import multi_task_loss
+from fattr.train.losses import joint_loss, multi_task_loss
 from fattr.train.optim import build_optimizer, build_schedule
+from fattr.train.transfer import load_bundle_weights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +48,7 @@ class TrainPlan:
     dropout: float
     seed: int
     init_weights: Path | None  # a torchvision checkpoint for the backbone
+    init_bundle: Bundle | None = None  # a trained model to start from
 
 
 def epoch_order(num_samples: int, *, seed: int, epoch: int) -> NDArray[np.int64]:
@@ -89,6 +92,8 @@ def build_network(plan: TrainPlan) -> AttributeNet:
         network = AttributeNet(plan.backbone, plan.attributes, dropout=plan.dropout)
     if plan.init_weights:
         load_backbone(network, plan.init_weights)
+    if plan.init_bundle:
+        load_bundle_weights(network, plan.init_bundle)
     return network
 
 
@@ -118,8 +123,9 @@ class Trainer:
 
     def __init__(self, context: TrainContext, plan: TrainPlan, num_samples: int) -> None:
         self.context, self.plan = context, plan
-        self.network = build_network(plan)
-        self.model = context.prepare(self.network)
+        self.network = build_network(plan)  # what is averaged, saved and served
+        self.training = TrainingNet(self.network, seed=plan.seed)
+        self.model = context.prepare(self.training)
         average = get_ema_multi_avg_fn(plan.ema_decay)  # type: ignore[no-untyped-call]
         self.ema = AveragedModel(self.network, multi_avg_fn=average, use_buffers=True)
         self.optimizer = build_optimizer(
@@ -135,7 +141,7 @@ class Trainer:
 
     def restore(self, state: checkpoint.TrainState) -> None:
         """Continue where ``state`` was taken."""
-        self.network.load_state_dict(state.model)
+        self.training.load_state_dict(state.model)
         self.ema.load_state_dict(state.ema)
         self.optimizer.load_state_dict(state.optimizer)
         self.schedule.load_state_dict(state.schedule)
@@ -147,7 +153,7 @@ class Trainer:
     def state(self) -> checkpoint.TrainState:
         """What ``restore`` takes."""
         return checkpoint.TrainState(
-            model=self.network.state_dict(),
+            model=self.training.state_dict(),
             ema=self.ema.state_dict(),
             optimizer=self.optimizer.state_dict(),
             schedule=self.schedule.state_dict(),
@@ -167,8 +173,11 @@ class Trainer:
         for crops, targets in batches(
             data, self.plan, epoch=self.epoch, rank=context.rank, world_size=context.world_size
         ):
-            logits = self.model(crops.to(context.device))
-            loss = multi_task_loss(logits, targets.to(context.device), self.plan.attributes)
+            outputs = self.model(crops.to(context.device))
+            truth = targets.to(context.device)
+            loss = joint_loss(
+                [multi_task_loss(logits, truth, self.plan.attributes) for logits in outputs]
+            )
             self.optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)
             self.optimizer.step()

@@ -1,37 +1,167 @@
-"""Masked multi-task loss: an unknown label costs nothing and teaches nothing."""
+"""Masked multi-task losses: an unknown label costs nothing and teaches nothing."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
 from fattr.attributes import Attribute, Kind
 from fattr.classify.calibration import logit_slices
+from fattr.train.loss_settings import LossSettings
 
 UNKNOWN = -1
+LOG_LOSS = LossSettings()
+AUXILIARY_WEIGHT = 0.4  # of Inception-v3's second head, as in torchvision's training reference
 
 
-def _each(logits: Tensor, targets: Tensor, attribute: Attribute) -> Tensor:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LossWeights:
+    """Factors, one an attribute in their order; an empty tuple is 1 for all."""
+
+    attribute: tuple[float, ...] = ()
+    positive: tuple[float, ...] = ()  # of the true samples of binary attributes
+
+
+EQUAL = LossWeights()
+
+
+def positive_weights(
+    targets: NDArray[np.int64], attributes: Sequence[Attribute], *, largest: float
+) -> tuple[float, ...]:
+    """``LossWeights.positive`` from the training targets (N, A): false samples over true ones.
+
+    Never below 1, for a frequent attribute is not held back, nor above ``largest``; 1 where nothing
+    is labelled, and for attributes that are not binary.
+    """
+
+    def weight(own: NDArray[np.int64], attribute: Attribute) -> float:
+        if attribute.kind is not Kind.BINARY or not (own >= 0).any():
+            return 1.0
+        ratio = (own == 0).sum() / max(1, (own == 1).sum())
+        return float(np.clip(ratio, 1.0, largest))
+
+    return tuple(weight(targets[:, i], a) for i, a in enumerate(attributes))
+
+
+def _focal(logits: Tensor, is_true: Tensor, settings: LossSettings) -> Tensor:
+    """Lin et al., Focal Loss for Dense Object Detection (2017): -(1 - p_t)^gamma log p_t."""
+    signed = torch.where(is_true, logits, -logits)
+    loss = torch.exp(settings.focal_gamma * F.logsigmoid(-signed)) * -F.logsigmoid(signed)
+    if settings.focal_alpha is None:
+        return loss
+    return torch.where(is_true, settings.focal_alpha, 1 - settings.focal_alpha) * loss
+
+
+def _asymmetric(logits: Tensor, is_true: Tensor, settings: LossSettings) -> Tensor:
+    """Ridnik et al., Asymmetric Loss for Multi-Label Classification (2021).
+
+    True: -(1 - p)^gamma_pos log p. False: -q^gamma_neg log(1 - q) with q = max(p - clip, 0).
+    """
+    clip = settings.asymmetric_clip
+    of_true = torch.exp(settings.asymmetric_gamma_pos * F.logsigmoid(-logits))
+    of_true = of_true * -F.logsigmoid(logits)
+    shifted = torch.sigmoid(logits) - clip
+    counts = shifted > 0
+    # A base of 1 where the sample costs nothing: the slope of 0^gamma may be infinite.
+    base = torch.where(counts, shifted, 1.0)
+    log_rest = torch.log(torch.sigmoid(-logits) + clip) if clip else F.logsigmoid(-logits)
+    of_false = torch.where(counts, base**settings.asymmetric_gamma_neg * -log_rest, 0.0)
+    return torch.where(is_true, of_true, of_false)
+
+
+def _binary(logits: Tensor, targets: Tensor, weight: float, settings: LossSettings) -> Tensor:
+    is_true = targets == 1
+    if settings.binary == "focal":
+        loss = _focal(logits, is_true, settings)
+    elif settings.binary == "asymmetric":
+        loss = _asymmetric(logits, is_true, settings)
+    else:
+        loss = F.binary_cross_entropy_with_logits(
+            logits, targets.to(logits.dtype), reduction="none"
+        )
+    return torch.where(is_true, weight * loss, loss)
+
+
+def soft_age_targets(bin_edges: Sequence[float], sigma: float) -> Tensor:
+    """Probabilities (K, K) of the bins for a face labelled with each bin.
+
+    A normal distribution about the middle of the labelled bin, integrated between the edges and
+    scaled to sum to 1: Gao et al., Deep Label Distribution Learning (2017), over bins.
+    """
+    edges = torch.tensor(bin_edges, dtype=torch.float64)
+    middles = (edges[1:] + edges[:-1]) / 2
+    below = torch.special.ndtr((edges - middles[:, None]) / sigma)
+    mass: Tensor = below.diff(dim=1)
+    return mass / mass.sum(dim=1, keepdim=True)
+
+
+def _each(
+    logits: Tensor, targets: Tensor, attribute: Attribute, weight: float, settings: LossSettings
+) -> Tensor:
     """Loss of each sample (N,); targets of unknown samples are any valid value."""
     if attribute.kind is Kind.BINARY:
-        return F.binary_cross_entropy_with_logits(
-            logits[:, 0], targets.to(logits.dtype), reduction="none"
-        )
-    return F.cross_entropy(logits, targets, reduction="none")
+        return _binary(logits[:, 0], targets, weight, settings)
+    if attribute.kind is Kind.AGE and settings.age_sigma:
+        soft = soft_age_targets(attribute.bin_edges, settings.age_sigma).to(logits)
+        return F.cross_entropy(logits, soft[targets], reduction="none")
+    smoothing = settings.label_smoothing if attribute.kind is Kind.CATEGORICAL else 0.0
+    return F.cross_entropy(logits, targets, reduction="none", label_smoothing=smoothing)
 
 
-def multi_task_loss(logits: Tensor, targets: Tensor, attributes: Sequence[Attribute]) -> Tensor:
-    """Mean over samples and attributes of the log loss, unknown (-1) targets counting as zero.
+def multi_task_loss(
+    logits: Tensor,
+    targets: Tensor,
+    attributes: Sequence[Attribute],
+    settings: LossSettings = LOG_LOSS,
+    weights: LossWeights = EQUAL,
+) -> Tensor:
+    """Mean over samples and attributes of their losses, unknown (-1) targets counting as zero.
 
-    ``logits`` (N, L), ``targets`` (N, A). The divisor is N * A whatever is known, so that the mean
-    over workers with equal N is the loss of their joint batch.
+    ``logits`` (N, L) of any precision, ``targets`` (N, A). The divisor is N * A whatever is known
+    and whatever the weights, so that the mean over workers with equal N is the loss of their joint
+    batch. Without any label the loss is 0, and so are its gradients.
     """
-    total = torch.zeros((), device=logits.device)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    factors = weights.attribute or (1.0,) * len(attributes)
+    positive = weights.positive or (1.0,) * len(attributes)
+    total = torch.zeros((), dtype=logits.dtype, device=logits.device)
     for index, columns in enumerate(logit_slices(attributes).values()):
-        known = targets[:, index] != UNKNOWN
-        each = _each(logits[:, columns], targets[:, index].clamp(min=0), attributes[index])
-        total = total + (each * known).sum()
+        own = targets[:, index]
+        each = _each(
+            logits[:, columns], own.clamp(min=0), attributes[index], positive[index], settings
+        )
+        total = total + factors[index] * (each * (own != UNKNOWN)).sum()
     return total / (len(targets) * len(attributes))
+
+
+def mixed_loss(
+    logits: Tensor,
+    targets: Tensor,
+    others: Tensor,
+    share: float,
+    attributes: Sequence[Attribute],
+    settings: LossSettings = LOG_LOSS,
+    weights: LossWeights = EQUAL,
+) -> Tensor:
+    """Loss of mixed samples: share * loss(targets) + (1 - share) * loss(others).
+
+    Zhang et al., mixup (2018). Where both labels are known and the loss is linear in the target
+    (BCE, cross-entropy, smoothed or over soft ages), this is the loss against the mixed target
+    share * onehot(targets) + (1 - share) * onehot(others); with focal or asymmetric loss it is the
+    expected loss of a label drawn with these shares. An unknown label loses its share alone.
+    """
+    own = multi_task_loss(logits, targets, attributes, settings, weights)
+    other = multi_task_loss(logits, others, attributes, settings, weights)
+    return share * own + (1 - share) * other
+
+
+def joint_loss(losses: Sequence[Tensor]) -> Tensor:
+    """Loss of a ``TrainingNet`` from those of its outputs: the auxiliary head's counts 0.4."""
+    auxiliary = sum(losses[1:], torch.zeros_like(losses[0]))
+    return losses[0] + AUXILIARY_WEIGHT * auxiliary

@@ -1,36 +1,17 @@
 import pickle
 
-import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 from torchvision import models
+from torchvision.models.inception import InceptionAux
 
 from fattr.attributes import attribute
-from fattr.classify.network import (
-    BACKBONES,
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    AttributeNet,
-    load_backbone,
-)
+from fattr.classify.backbones import BACKBONES, IMAGENET_MEAN, IMAGENET_STD
+from fattr.classify.network import AttributeNet, AuxiliaryHead, TrainingNet, load_backbone
 from fattr.errors import UsageError
 
 SMILING = (attribute("smiling"),)
-
-
-@pytest.mark.parametrize("backbone", BACKBONES)
-def test_every_backbone_gives_a_logit_for_each_output(backbone, attributes):
-    network = AttributeNet(backbone, attributes).eval()
-    with torch.inference_mode():
-        logits = network(torch.zeros((2, 64, 52, 3), dtype=torch.uint8))
-    assert logits.shape == (2, 1 + 2 + 9 + 1)
-    assert torch.isfinite(logits).all()
-
-
-def test_pixels_are_normalised_as_torchvision_does():
-    weights = models.MobileNet_V2_Weights.IMAGENET1K_V1.transforms()
-    np.testing.assert_allclose(np.array(IMAGENET_MEAN) / 255, weights.mean, atol=1e-6)
-    np.testing.assert_allclose(np.array(IMAGENET_STD) / 255, weights.std, atol=1e-6)
 
 
 def test_logits_stand_in_the_attributes_order(network, attributes):
@@ -43,17 +24,6 @@ def test_logits_stand_in_the_attributes_order(network, attributes):
         pooled = network.features(pixels).mean(dim=(2, 3))
         heads = [network.heads[a.name](pooled) for a in attributes]
     torch.testing.assert_close(logits, torch.cat(heads, dim=1), rtol=1e-4, atol=1e-4)
-
-
-def test_torchvisions_features_are_taken_over(tmp_path):
-    reference = models.mobilenet_v2(weights=None)
-    torch.save(reference.state_dict(), tmp_path / "mobilenet.pth")
-    network = AttributeNet("mobilenet_v2", SMILING)
-    load_backbone(network, tmp_path / "mobilenet.pth")
-    wanted = reference.features.state_dict()
-    got = network.features.state_dict()
-    assert got.keys() == wanted.keys()
-    assert all(torch.equal(got[name], wanted[name]) for name in wanted)
 
 
 @pytest.mark.parametrize(
@@ -76,10 +46,46 @@ def test_a_file_of_something_else_is_refused(content, tmp_path):
         torch.save(content, path)
     with pytest.raises(UsageError) as caught:
         load_backbone(AttributeNet("mobilenet_v2", SMILING), path)
-    assert str(caught.value) == f"{path}: not weights of this backbone's features"
+    assert str(caught.value) == f"{path}: not torchvision's weights of mobilenet_v2"
 
 
 def test_an_unknown_backbone_is_refused():
     with pytest.raises(UsageError) as caught:
         AttributeNet("vgg", SMILING)
     assert str(caught.value) == f"unknown backbone 'vgg': one of {sorted(BACKBONES)} expected"
+
+
+@pytest.mark.parametrize(
+    ("backbone", "other"), [("resnet18", "resnet34"), ("mobilenet_v3_small", "mobilenet_v3_large")]
+)
+def test_weights_of_a_larger_relative_are_refused(backbone, other, tmp_path):
+    """All names of resnet18 are in resnet34's checkpoint, with the same shapes."""
+    path = tmp_path / "weights.pth"
+    torch.save(models.get_model(other, weights=None).state_dict(), path)
+    with pytest.raises(UsageError) as caught:
+        load_backbone(AttributeNet(backbone, SMILING), path)
+    assert str(caught.value) == f"{path}: not torchvision's weights of {backbone}"
+
+
+def test_a_network_without_auxiliary_head_trains_as_it_is(network):
+    crops = torch.randint(0, 256, (3, 32, 24, 3), dtype=torch.uint8)
+    training = TrainingNet(network).eval()
+    with torch.inference_mode():
+        (logits,) = training(crops)
+        torch.testing.assert_close(logits, network(crops), rtol=0, atol=0)
+    assert training.state_dict().keys() == {f"network.{name}" for name in network.state_dict()}
+
+
+def test_the_auxiliary_head_is_torchvisions_behind_the_pooling(attributes):
+    """Of a map of 17 x 17, pooled as torchvision does it; 5 x 5 is then left as it is."""
+    reference = InceptionAux(768, 13).eval()
+    state = reference.state_dict()
+    for name in ("weight", "bias"):
+        parts = state.pop(f"fc.{name}").split([a.num_logits for a in attributes])
+        state |= {f"heads.{a.name}.{name}": p for a, p in zip(attributes, parts, strict=True)}
+    auxiliary = AuxiliaryHead(attributes).eval()
+    auxiliary.load_state_dict(state)
+    maps = torch.randn(2, 768, 17, 17, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        got = auxiliary(F.avg_pool2d(maps, kernel_size=5, stride=3))
+        torch.testing.assert_close(got, reference(maps), rtol=1e-4, atol=1e-5)

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -59,7 +61,7 @@ def made(tmp_path_factory, plan, valid_crops):
         splits=splits,
         training={"preset": "tiny"},
     )
-    return bundle_made, network.eval()
+    return bundle_made, network.eval(), state
 
 
 def test_the_bundle_holds_the_best_weights_twice(made, plan, valid_crops):
@@ -96,6 +98,25 @@ def test_licences_are_named_once_and_the_strictest_counts(made, plan):
     assert spec.research_only
     assert (spec.name, spec.training["best_epoch"], spec.training["preset"]) == ("mine", 3, "tiny")
     assert licences([]) == ""
+
+
+def test_a_model_inherits_the_terms_of_the_one_it_started_from(
+    made, plan, valid_crops, models, tmp_path
+):
+    research = bundle.find(str(models.looks))
+    assert research.spec.research_only
+    inherited = make_bundle(
+        tmp_path,
+        name="mine",
+        plan=dataclasses.replace(plan, init_bundle=research),
+        rule=RULE,
+        state=dataclasses.replace(made[2], best_weights=made[1].state_dict()),
+        valid=valid_crops,
+        splits=[split("free", "CC0", plan, research_only=False)],
+        training={"preset": "tiny"},
+    ).spec
+    assert inherited.licence == f"CC0; {research.spec.licence}"
+    assert inherited.research_only
 
 
 def test_history_has_a_row_an_epoch(tmp_path):

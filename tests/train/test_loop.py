@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from fattr.classify.network import AttributeNet
 from fattr.labelled_crops import LabelledCrops
 from fattr.train import checkpoint
 from fattr.train.context import LocalContext
@@ -172,3 +173,40 @@ def test_the_score_leaves_out_what_has_no_label(plan):
     assert score(logits, targets, plan.attributes) == pytest.approx(2 / 3)
     targets[:, 1] = [1, 0, 1, 1]
     assert score(logits, targets, plan.attributes) == pytest.approx((2 / 3 + 3 / 4) / 2)
+
+
+@pytest.mark.full
+def test_an_auxiliary_head_is_trained_kept_for_resuming_and_never_served(plan, tmp_path):
+    """Inception-v3, two steps on noise."""
+    rng = np.random.default_rng(0)
+    crops = rng.integers(0, 256, (8, 75, 75, 3), np.uint8)
+    targets = rng.integers(0, 2, (8, 2))
+    data = LabelledCrops(crops, targets, np.ones(8, bool), np.ones(8, np.float32), {})
+    wanted = dataclasses.replace(
+        plan, backbone="inception_v3", epochs=1, batch_size=4, augmentation="none"
+    )
+    first = Trainer(LocalContext(tmp_path), wanted, 8).training.state_dict()
+    fit(LocalContext(tmp_path / "latest"), wanted, data, data)
+    state = checkpoint.load(tmp_path / "latest")
+    own = {name for name in state.model if name.startswith("auxiliary.")}
+    moved = {name for name in own if not torch.equal(state.model[name], first[name])}
+    assert moved == own
+    assert own
+    served = AttributeNet("inception_v3", plan.attributes).state_dict().keys()
+    assert state.best_weights.keys() == served
+    resumed = Trainer(LocalContext(tmp_path), wanted, 8)
+    resumed.restore(state)
+    again = resumed.training.state_dict()
+    assert all(torch.equal(again[name], state.model[name]) for name in own)
+
+
+@pytest.mark.full
+def test_first_weights_of_an_auxiliary_head_are_the_seeds(plan, tmp_path):
+    wanted = dataclasses.replace(plan, backbone="inception_v3")
+    torch.manual_seed(1)
+    one, again = (Trainer(LocalContext(tmp_path), wanted, 80).training for _ in range(2))
+    other = dataclasses.replace(wanted, seed=4)
+    third = Trainer(LocalContext(tmp_path), other, 80).training
+    first, second, different = (t.auxiliary.conv1.conv.weight for t in (one, again, third))
+    assert torch.equal(first, second)
+    assert not torch.equal(first, different)
