@@ -23,7 +23,8 @@ class Attribute:
 
     ``name`` is the column's name. A binary attribute's ``description`` says what true means.
     ``classes`` are the values of a categorical attribute or the bins of an age; ``bin_edges`` are
-    years, one more than bins, the last bin's upper edge being a convention.
+    years, one more than bins, the last bin's upper edge being a convention. ``mirrored`` holds for
+    each class the one that the mirrored picture shows, where left and right matter.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Attribute:
     sensitive: bool = False
     classes: tuple[str, ...] = ()
     bin_edges: tuple[float, ...] = ()
+    mirrored: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.name.isidentifier() or self.name != self.name.lower():
@@ -41,6 +43,8 @@ class Attribute:
         wanted_edges = len(self.classes) + 1 if self.kind is Kind.AGE else 0
         if len(self.bin_edges) != wanted_edges:
             raise ValueError(f"{self.name}: {wanted_edges} bin edges needed: {self.bin_edges}")
+        if self.mirrored and sorted(self.mirrored) != list(range(self.num_values)):
+            raise ValueError(f"{self.name}: mirrored must hold each class once: {self.mirrored}")
 
     @property
     def num_logits(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
 from collections.abc import Iterator, Sequence
@@ -30,7 +31,7 @@ from fattr.report.model_card import model_card
 from fattr.runinfo import new_run_id, versions, write_json
 from fattr.train import checkpoint
 from fattr.train.finish import make_bundle, write_history
-from fattr.train.loop import TrainPlan
+from fattr.train.plan import Recipe, TrainPlan
 
 log = logging.getLogger(__name__)
 
@@ -64,30 +65,42 @@ def init_weights(init: str) -> Path | None:
     return Path(init)
 
 
+def build_recipe(config: TrainConfig, preset: TrainPreset) -> Recipe:
+    """The preset's recipe with the flags that replace parts of it.
+
+    Raises:
+        UsageError: they do not go together.
+    """
+    names = {f.name for f in dataclasses.fields(Recipe)}
+    given = {
+        f.name: value
+        for f in dataclasses.fields(config)
+        if f.name in names and (value := getattr(config, f.name)) not in (None, False)
+    }
+    try:
+        recipe = dataclasses.replace(preset.recipe, **given)
+    except ValueError as err:
+        raise UsageError(f"settings do not go together: {err}") from err
+    if recipe.batch_size % (config.workers * recipe.accumulate):
+        raise UsageError(
+            f"batch size {recipe.batch_size} must be a multiple of --workers {config.workers}"
+            f" times --accumulate {recipe.accumulate}"
+        )
+    return recipe
+
+
 def build_plan(
     config: TrainConfig, preset: TrainPreset, attributes: tuple[Attribute, ...]
 ) -> TrainPlan:
-    """The preset with the flags that replace parts of it.
+    """The preset, with flags applied, for these attributes.
 
     Raises:
-        UsageError: the batch cannot be shared by the workers.
+        UsageError: settings that do not go together, or first weights that are not there.
     """
-    batch_size = config.batch_size or preset.batch_size
-    if batch_size % config.workers:
-        raise UsageError(
-            f"batch size {batch_size} must be a multiple of --workers {config.workers}"
-        )
     return TrainPlan(
         backbone=preset.backbone,
         attributes=attributes,
-        augmentation=preset.augmentation,
-        epochs=config.epochs or preset.epochs,
-        batch_size=batch_size,
-        learning_rate=config.learning_rate or preset.learning_rate,
-        weight_decay=preset.weight_decay,
-        warmup_frac=preset.warmup_frac,
-        ema_decay=preset.ema_decay,
-        dropout=preset.dropout,
+        recipe=build_recipe(config, preset),
         seed=config.seed,
         init_weights=init_weights(config.init or preset.init),
     )
@@ -125,15 +138,11 @@ def describe(
     """How the model was made, without paths: for the bundle, its card and ``run.json``."""
     data = " ".join(f"--data {split.name}:DIR" for split in splits)
     source = detectors.find(config.detector)
-    recipe = {
-        name: getattr(plan, name)
-        for name in ("epochs", "batch_size", "learning_rate", "weight_decay", "warmup_frac")
-    }
-    recipe |= {"ema_decay": plan.ema_decay, "dropout": plan.dropout, "seed": plan.seed}
     return {
         "command": f"python jobs/train.py --preset {config.preset} {data} --output DIR",
         "preset": config.preset,
-        "recipe": recipe | {"augmentation": plan.augmentation, "init": config.init or preset.init},
+        "recipe": dataclasses.asdict(plan.recipe)
+        | {"seed": plan.seed, "init": config.init or preset.init},
         "detector": {
             "name": source.name,
             "sha256": source.sha256,
@@ -163,10 +172,10 @@ def train(config: TrainConfig) -> int:
     plan = build_plan(config, preset, attributes)
     train_crops = cut_crops(config, preset, attributes, train_splits)
     valid_crops = cut_crops(config, preset, attributes, valid_splits)
-    if len(train_crops) < plan.batch_size:
+    if len(train_crops) < plan.recipe.batch_size:
         raise UsageError(
-            f"{len(train_crops)} training images are fewer than one batch of {plan.batch_size}: "
-            "lower --batch-size"
+            f"{len(train_crops)} training images are fewer than one batch of "
+            f"{plan.recipe.batch_size}: lower --batch-size"
         )
     output.mkdir(parents=True, exist_ok=True)
     with ray_session():

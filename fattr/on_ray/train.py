@@ -18,7 +18,8 @@ from torch import nn
 from fattr.errors import RunError
 from fattr.labelled_crops import LabelledCrops
 from fattr.on_ray.mailbox import Sender, mailbox
-from fattr.train.loop import TrainPlan, fit
+from fattr.train.loop import fit
+from fattr.train.plan import TrainPlan
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,14 @@ class RayContext:
         """See ``TrainContext``."""
         checkpoint = ray.train.get_checkpoint()
         return Path(checkpoint.path) if checkpoint else None
+
+    def agreed(self, decision: bool) -> bool:
+        """See ``TrainContext``."""
+        if self.world_size == 1:
+            return decision
+        shared = torch.tensor([decision], dtype=torch.uint8, device=self.device)
+        torch.distributed.broadcast(shared, src=0)
+        return bool(shared.item())
 
     def report(self, metrics: Mapping[str, float], checkpoint: Path | None) -> None:
         """See ``TrainContext``."""

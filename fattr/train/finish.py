@@ -22,7 +22,8 @@ from fattr.metrics.attribute import attribute_metrics, macro
 from fattr.records import CropRule
 from fattr.runinfo import versions
 from fattr.train import checkpoint
-from fattr.train.loop import TrainPlan, predict_logits
+from fattr.train.loop import predict_logits
+from fattr.train.plan import TrainPlan
 
 
 def valid_figures(
