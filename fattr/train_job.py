@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 
 from fattr import weights
 from fattr.attributes import Attribute, attribute
-from fattr.build import build_detector, cpu_count, resolve_device
+from fattr.build import build_classifier, build_detector, cpu_count, resolve_device
 from fattr.bundle import CARD, Bundle
 from fattr.config import TrainConfig
 from fattr.crop import named_rule
@@ -28,12 +28,18 @@ from fattr.presets import TrainPreset, train_preset
 from fattr.progress import track
 from fattr.records import UInt8Array
 from fattr.report.model_card import model_card
+from fattr.report.training import crops_grid, training_curves
 from fattr.runinfo import new_run_id, versions, write_json
 from fattr.train import checkpoint
-from fattr.train.finish import make_bundle, write_history
+from fattr.train.batches import examples
+from fattr.train.finish import make_bundle
 from fattr.train.plan import Recipe, TrainPlan
+from fattr.train.tracking import Tracker, write_history
+from fattr.train.verdict import verdict
 
 log = logging.getLogger(__name__)
+
+SHOWN_SAMPLES, SHOWN_EPOCHS = 8, 9  # in crops.png: one row a sample
 
 
 def choose_attributes(preset: TrainPreset, splits: Sequence[DatasetSplit]) -> tuple[Attribute, ...]:
@@ -155,6 +161,61 @@ def describe(
     }
 
 
+def log_epoch(metrics: Mapping[str, float]) -> None:
+    """One line an epoch."""
+    log.info(
+        "epoch %d: train loss %.4f, valid loss %.4f, valid score %.4f, %.0f s",
+        metrics["epoch"],
+        metrics["train_loss"],
+        metrics["valid_loss"],
+        metrics["valid_score"],
+        metrics["seconds"],
+    )
+
+
+def fit(
+    config: TrainConfig, plan: TrainPlan, train: LabelledCrops, valid: LabelledCrops, output: Path
+) -> checkpoint.TrainState:
+    """Train on Ray, with TensorBoard and ``crops.png`` on the way; the last state."""
+    with Tracker(output) as tracker, ray_session():
+        shown = examples(train, plan, num_samples=SHOWN_SAMPLES, num_epochs=SHOWN_EPOCHS)
+        crops_grid(shown, output / "crops.png")
+        tracker.crops(shown)
+
+        def on_epoch(metrics: Mapping[str, float]) -> None:
+            log_epoch(metrics)
+            tracker.epoch(metrics)
+
+        last = fit_on_ray(
+            plan,
+            train,
+            valid,
+            num_workers=config.workers,
+            use_gpu=config.gpus,
+            output=output,
+            on_epoch=on_epoch,
+        )
+    return checkpoint.load(last)
+
+
+def summarize(
+    made: Bundle, state: checkpoint.TrainState, valid: LabelledCrops, output: Path
+) -> None:
+    """History, curves, precision-recall curves, and the verdict in a line."""
+    write_history(output, state.history)
+    said = verdict(state.history)
+    training_curves(
+        state.history,
+        best_epoch=state.best_epoch,
+        title=f"{made.spec.name}: {said.fit}. {said.reason}",
+        path=output / "curves.png",
+    )
+    probs = build_classifier(made, device="cpu", num_threads=cpu_count()).predict_proba(valid.crops)
+    with Tracker(output) as tracker:
+        tracker.precision_recall(made.spec.attributes, valid.targets, probs, state.best_epoch)
+    log.info("%s fit: %s", said.fit, said.reason)
+
+
 def train(config: TrainConfig) -> int:
     """Run the job; 0 when the bundle is written.
 
@@ -178,16 +239,7 @@ def train(config: TrainConfig) -> int:
             f"{plan.recipe.batch_size}: lower --batch-size"
         )
     output.mkdir(parents=True, exist_ok=True)
-    with ray_session():
-        last = fit_on_ray(
-            plan,
-            train_crops,
-            valid_crops,
-            num_workers=config.workers,
-            use_gpu=config.gpus,
-            output=output,
-        )
-    state = checkpoint.load(last)
+    state = fit(config, plan, train_crops, valid_crops, output)
     made = make_bundle(
         output / "bundle",
         name=config.preset,
@@ -198,7 +250,7 @@ def train(config: TrainConfig) -> int:
         splits=train_splits,
         training=describe(config, preset, plan, train_splits),
     )
-    write_history(output, state.history)
+    summarize(made, state, valid_crops, output)
     _finish(output, made, started, time.monotonic() - clock)
     return 0
 

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from fattr.attributes import Attribute
 from fattr.classify.transforms import augmented, build_augmentation
 from fattr.labelled_crops import LabelledCrops
+from fattr.records import UInt8Array
 from fattr.train.plan import TrainPlan
 
 SIDE_STEP = 8  # sides of reduced crops are multiples of this
@@ -42,6 +43,27 @@ def mirrored_targets(
     return out
 
 
+class _Samples:
+    """The samples of an epoch by position, each changed in its own way."""
+
+    def __init__(self, data: LabelledCrops, plan: TrainPlan, epoch: int) -> None:
+        self._data, self._plan, self._epoch = data, plan, epoch
+        size_hw = (data.crops.shape[1], data.crops.shape[2])
+        self._augment = build_augmentation(plan.recipe.augmentation, size_hw)
+        self.order = epoch_order(len(data), seed=plan.seed, epoch=epoch)
+
+    def __call__(self, position: int) -> tuple[Tensor, Tensor]:
+        """Crop (h, w, 3) uint8 and targets (A,)."""
+        plan, index = self._plan, int(self.order[position])
+        seed = sample_seed(plan.seed, self._epoch, position)
+        crop, targets = self._data.crops[index], self._data.targets[index]
+        if seed & 1 and plan.recipe.augmentation != "none":
+            crop, targets = crop[:, ::-1], mirrored_targets(targets, plan.attributes)
+        pixels = torch.from_numpy(crop.copy()).permute(2, 0, 1)
+        changed = augmented(self._augment, pixels, seed >> 1).permute(1, 2, 0)
+        return changed, torch.from_numpy(targets)
+
+
 def batches(
     data: LabelledCrops, plan: TrainPlan, *, epoch: int, rank: int, world_size: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -50,23 +72,24 @@ def batches(
     Worker r of W has every W-th position, so the joint batch is the same for every W. Half of the
     crops are mirrored, unless the augmentation is "none".
     """
-    augment = build_augmentation(
-        plan.recipe.augmentation, (data.crops.shape[1], data.crops.shape[2])
-    )
-    order = epoch_order(len(data), seed=plan.seed, epoch=epoch)
-
-    def sample(position: int) -> tuple[Tensor, Tensor]:
-        index, seed = int(order[position]), sample_seed(plan.seed, epoch, position)
-        crop, targets = data.crops[index], data.targets[index]
-        if seed & 1 and plan.recipe.augmentation != "none":
-            crop, targets = crop[:, ::-1], mirrored_targets(targets, plan.attributes)
-        pixels = torch.from_numpy(crop.copy()).permute(2, 0, 1)
-        return augmented(augment, pixels, seed >> 1).permute(1, 2, 0), torch.from_numpy(targets)
-
-    for start in range(0, len(order) - plan.recipe.batch_size + 1, plan.recipe.batch_size):
-        positions = range(start + rank, start + plan.recipe.batch_size, world_size)
+    sample, batch_size = _Samples(data, plan, epoch), plan.recipe.batch_size
+    for start in range(0, len(sample.order) - batch_size + 1, batch_size):
+        positions = range(start + rank, start + batch_size, world_size)
         crops, targets = zip(*map(sample, positions), strict=True)
         yield torch.stack(crops), torch.stack(targets)
+
+
+def examples(
+    data: LabelledCrops, plan: TrainPlan, *, num_samples: int, num_epochs: int
+) -> UInt8Array:
+    """Crops (samples, 1 + epochs, h, w, 3): each as cut, then as the first epochs show it."""
+    chosen = range(min(num_samples, len(data)))
+    shown = [[data.crops[i] for i in chosen]]
+    for epoch in range(num_epochs):
+        sample = _Samples(data, plan, epoch)
+        positions = np.argsort(sample.order)
+        shown.append([sample(int(positions[i]))[0].numpy() for i in chosen])
+    return np.asarray(shown).swapaxes(0, 1)
 
 
 def mixup_share(plan: TrainPlan, *, epoch: int, step: int) -> float:

@@ -1,5 +1,4 @@
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -10,7 +9,7 @@ from fattr.classify.network import AttributeNet
 from fattr.datasets.split import DatasetSplit
 from fattr.records import CropRule, Sample, TemplatePoint
 from fattr.train.checkpoint import TrainState
-from fattr.train.finish import licences, make_bundle, write_history
+from fattr.train.finish import licences, make_bundle
 
 POINTS = (TemplatePoint((0,), 8, 10), TemplatePoint((1,), 16, 10))
 RULE = CropRule(name="celeba", size_hw=(32, 24), points=POINTS)
@@ -97,10 +96,3 @@ def test_licences_are_named_once_and_the_strictest_counts(made, plan):
     assert spec.research_only
     assert (spec.name, spec.training["best_epoch"], spec.training["preset"]) == ("mine", 3, "tiny")
     assert licences([]) == ""
-
-
-def test_history_has_a_row_an_epoch(tmp_path):
-    rows = [{"epoch": 1.0, "train_loss": 0.5}, {"epoch": 2.0, "train_loss": 0.25}]
-    write_history(tmp_path, rows)
-    assert pq.read_table(tmp_path / "history.parquet").to_pylist() == rows
-    assert list((tmp_path / "tensorboard").glob("events.*"))
