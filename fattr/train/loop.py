@@ -100,7 +100,7 @@ class Trainer:
         self.context, self.plan = context, plan
         self.network = build_network(plan)
         if plan.recipe.channels_last:
-            self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.network.to(memory_format=torch.channels_last)
         prepared = context.prepare(self.network)
         self.model: Any = torch.compile(prepared) if plan.recipe.compile else prepared
         average = get_ema_multi_avg_fn(plan.recipe.ema_decay)  # type: ignore[no-untyped-call]
@@ -277,7 +277,7 @@ def fit(context: TrainContext, plan: TrainPlan, train: LabelledCrops, valid: Lab
             context.report(metrics, None)
             continue
         metrics |= trainer.validate(valid, train_part)
-        metrics["learning_rate"] = max(trainer.schedule.get_last_lr())
+        metrics["learning_rate"] = max(float(rate) for rate in trainer.schedule.get_last_lr())
         metrics["seconds"] = time.monotonic() - started
         trainer.history.append(metrics)
         with tempfile.TemporaryDirectory() as folder_name:
