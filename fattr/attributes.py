@@ -26,7 +26,8 @@ class Attribute:
 
     ``name`` is the column's name. A binary attribute's ``description`` says what true means.
     ``classes`` are the values of a categorical attribute or the bins of an age; ``bin_edges`` are
-    years, one more than bins, the last bin's upper edge being a convention.
+    years, one more than bins, the last bin's upper edge being a convention. ``mirrored`` holds for
+    each class the one that the mirrored picture shows, where left and right matter.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Attribute:
     sensitive: bool = False
     classes: tuple[str, ...] = ()
     bin_edges: tuple[float, ...] = ()
+    mirrored: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.name.isidentifier() or self.name != self.name.lower():
@@ -48,6 +50,8 @@ class Attribute:
             raise ValueError(f"{self.name}: bin edges must rise: {self.bin_edges}")
         if len({name.casefold() for name in self.classes}) != len(self.classes):
             raise ValueError(f"{self.name}: classes must differ, not only in case: {self.classes}")
+        if self.mirrored and sorted(self.mirrored) != list(range(self.num_values)):
+            raise ValueError(f"{self.name}: mirrored must hold each class once: {self.mirrored}")
 
     @property
     def num_logits(self) -> int:

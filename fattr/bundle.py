@@ -129,7 +129,7 @@ def _spec(description: Mapping[str, Any]) -> BundleSpec:
 
 
 def _attribute(item: Mapping[str, Any]) -> Attribute:
-    sequences = {"classes": tuple(item["classes"]), "bin_edges": tuple(item["bin_edges"])}
+    sequences = {name: tuple(item.get(name, ())) for name in ("classes", "bin_edges", "mirrored")}
     return Attribute(**{**item, **sequences, "kind": Kind(item["kind"])})
 
 

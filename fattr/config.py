@@ -109,12 +109,48 @@ class TrainConfig(DetectConfig):
     """Ray Train workers; the batch size is that of all of them."""
     gpus: bool = False
     """One GPU for each worker."""
+    augmentation: str | None = None
+    """Instead of the preset's: none, photo, tight_photo, bucket, tight_bucket."""
     epochs: int | None = None
     """Instead of the preset's."""
     batch_size: int | None = None
-    """Instead of the preset's."""
+    """Of all workers together, instead of the preset's."""
     learning_rate: float | None = None
     """Instead of the preset's."""
+    optimizer: Literal["adamw", "sgd"] | None = None
+    """Instead of the preset's."""
+    weight_decay: float | None = None
+    """Instead of the preset's; biases and norms are never decayed."""
+    binary: Literal["bce", "focal", "asymmetric"] | None = None
+    """Loss of yes/no attributes."""
+    max_positive_weight: float | None = None
+    """Weigh rare true samples up by prevalence, at most this much."""
+    label_smoothing: float | None = None
+    """Of attributes with several classes."""
+    age_sigma: float | None = None
+    """Spread of an age's soft target in years; 0: the labelled bin alone."""
+    clip_norm: float | None = None
+    """Largest norm of all gradients together."""
+    accumulate: int | None = None
+    """Cut a batch into this many parts, where it does not fit into memory at once."""
+    mixup_alpha: float | None = None
+    """Mix pairs of samples by shares from Beta(alpha, alpha); 0.2 is usual, 0 is off."""
+    frozen_epochs: int | None = None
+    """First epochs in which only the heads learn."""
+    first_scale: float | None = None
+    """Begin with crops of this share of their size and let them grow."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] | None = None
+    """Of the forward pass; auto is fp32 on CPU, and bf16 or fp16 on a GPU."""
+    channels_last: bool = False
+    """Lay out memory by pixels, which is faster on recent GPUs."""
+    compile: bool = False
+    """Compile the network with torch.compile first."""
+    best_metric: Literal["score", "accuracy", "f1", "average_precision", "loss"] | None = None
+    """What the kept epoch is best in, on the valid split."""
+    patience: int | None = None
+    """Stop after this many epochs without a better one."""
+    num_checkpoints: int | None = None
+    """Keep the checkpoints of this many best epochs."""
     seed: int = 0
     """Seed of initial weights, order and augmentation."""
     backbone: str | None = None
@@ -128,7 +164,8 @@ class TrainConfig(DetectConfig):
 
     def __post_init__(self) -> None:
         DetectConfig.__post_init__(self)
-        for flag in ("workers", "epochs", "batch_size", "limit"):
+        counts = ("workers", "epochs", "batch_size", "limit", "accumulate", "patience")
+        for flag in (*counts, "num_checkpoints"):
             _check_positive(f"--{flag.replace('_', '-')}", getattr(self, flag))
         if not self.data:
             raise UsageError("--data NAME:DIR: name at least one data set")

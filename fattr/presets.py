@@ -6,25 +6,19 @@ import difflib
 from dataclasses import dataclass
 
 from fattr.errors import UsageError
+from fattr.train.plan import Recipe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainPreset:
-    """A recipe: what to predict from which crop, with which network and optimiser."""
+    """What to predict from which crop, with which network, and how to train it."""
 
     backbone: str
     init: str  # "imagenet" or "none"
     attributes: tuple[str, ...]  # empty: all that the data sets label
     crop_rule: str
     crop_size_hw: tuple[int, int]
-    augmentation: str
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    weight_decay: float = 0.05
-    warmup_frac: float = 0.1
-    ema_decay: float = 0.99
-    dropout: float = 0.2
+    recipe: Recipe
 
 
 PRESETS = {
@@ -34,10 +28,7 @@ PRESETS = {
         attributes=(),
         crop_rule="celeba",
         crop_size_hw=(128, 104),
-        augmentation="photo",
-        epochs=10,
-        batch_size=64,
-        learning_rate=1e-3,
+        recipe=Recipe(augmentation="photo", epochs=10, batch_size=64, learning_rate=1e-3),
     ),
     "demographics": TrainPreset(
         backbone="mobilenet_v2",
@@ -45,10 +36,7 @@ PRESETS = {
         attributes=("age", "perceived_gender_presentation"),
         crop_rule="fairface",
         crop_size_hw=(112, 112),
-        augmentation="tight_photo",
-        epochs=10,
-        batch_size=64,
-        learning_rate=1e-3,
+        recipe=Recipe(augmentation="tight_photo", epochs=10, batch_size=64, learning_rate=1e-3),
     ),
     "tiny": TrainPreset(
         backbone="tiny",
@@ -56,12 +44,14 @@ PRESETS = {
         attributes=(),
         crop_rule="celeba",
         crop_size_hw=(64, 52),
-        augmentation="none",
-        epochs=6,
-        batch_size=16,
-        learning_rate=1e-2,
-        dropout=0.0,
-        ema_decay=0.8,
+        recipe=Recipe(
+            augmentation="none",
+            epochs=6,
+            batch_size=16,
+            learning_rate=1e-2,
+            dropout=0.0,
+            ema_decay=0.8,
+        ),
     ),
 }
 

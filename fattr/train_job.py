@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 from fattr import bundle
 from fattr.attributes import Attribute
-from fattr.build import build_detector, cpu_count, resolve_device
+from fattr.build import build_classifier, build_detector, cpu_count, resolve_device
 from fattr.bundle import CARD, Bundle
 from fattr.classify.backbones import check_crop_size
 from fattr.classify.cost import cost_table, measure
@@ -30,15 +31,21 @@ from fattr.presets import TrainPreset, train_preset
 from fattr.progress import track
 from fattr.records import UInt8Array
 from fattr.report.model_card import model_card
+from fattr.report.training import crops_grid, training_curves
 from fattr.runinfo import new_run_id, versions, write_json
 from fattr.train import checkpoint
-from fattr.train.finish import make_bundle, write_history
-from fattr.train.loop import TrainPlan
+from fattr.train.batches import examples
+from fattr.train.finish import make_bundle
+from fattr.train.loss_settings import LossSettings
+from fattr.train.plan import Recipe, TrainPlan
+from fattr.train.tracking import Tracker, write_history
 from fattr.train.transfer import match_heads
+from fattr.train.verdict import verdict
 
 log = logging.getLogger(__name__)
 
 COST_BATCH_SIZE = 16
+SHOWN_SAMPLES, SHOWN_EPOCHS = 8, 9  # in crops.png: one row a sample
 
 
 def choose_attributes(preset: TrainPreset, splits: Sequence[DatasetSplit]) -> tuple[Attribute, ...]:
@@ -91,34 +98,51 @@ def init_bundle(name: str | None, backbone: str, attributes: Sequence[Attribute]
     return found
 
 
+def _given(config: TrainConfig, settings: type) -> dict[str, Any]:
+    """The flags that replace fields of these settings."""
+    names = {f.name for f in dataclasses.fields(settings)}
+    flags = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name in names}
+    return {n: value for n, value in flags.items() if value is not None and value is not False}
+
+
+def build_recipe(config: TrainConfig, preset: TrainPreset) -> Recipe:
+    """The preset's recipe with the flags that replace parts of it.
+
+    Raises:
+        UsageError: they do not go together.
+    """
+    try:
+        recipe = dataclasses.replace(
+            preset.recipe,
+            **_given(config, Recipe),
+            losses=dataclasses.replace(preset.recipe.losses, **_given(config, LossSettings)),
+        )
+    except ValueError as err:
+        raise UsageError(f"settings do not go together: {err}") from err
+    if recipe.batch_size % (config.workers * recipe.accumulate):
+        raise UsageError(
+            f"batch size {recipe.batch_size} must be a multiple of --workers {config.workers}"
+            f" times --accumulate {recipe.accumulate}"
+        )
+    return recipe
+
+
 def build_plan(
     config: TrainConfig, preset: TrainPreset, attributes: tuple[Attribute, ...]
 ) -> TrainPlan:
-    """The preset with the flags that replace parts of it.
+    """The preset, with flags applied, for these attributes.
 
     Raises:
-        UsageError: the batch cannot be shared by the workers, the backbone does not exist or take
-            the preset's crops, or what to start from is not there.
+        UsageError: settings that do not go together, a backbone that does not exist or take the
+            preset's crops, or first weights that are not there.
     """
     backbone = config.backbone or preset.backbone
     check_crop_size(backbone, preset.crop_size_hw)
     init = "none" if config.init_from else config.init or preset.init
-    batch_size = config.batch_size or preset.batch_size
-    if batch_size % config.workers:
-        raise UsageError(
-            f"batch size {batch_size} must be a multiple of --workers {config.workers}"
-        )
     return TrainPlan(
         backbone=backbone,
         attributes=attributes,
-        augmentation=preset.augmentation,
-        epochs=config.epochs or preset.epochs,
-        batch_size=batch_size,
-        learning_rate=config.learning_rate or preset.learning_rate,
-        weight_decay=preset.weight_decay,
-        warmup_frac=preset.warmup_frac,
-        ema_decay=preset.ema_decay,
-        dropout=preset.dropout,
+        recipe=build_recipe(config, preset),
         seed=config.seed,
         init_weights=init_weights(init, backbone),
         init_bundle=init_bundle(config.init_from, backbone, attributes),
@@ -169,21 +193,21 @@ def describe(
 ) -> dict[str, Any]:
     """How the model was made, without paths: for the bundle, its card and ``run.json``."""
     data = " ".join(f"--data {split.name}:DIR" for split in splits)
-    flags = f"--backbone {config.backbone} " if config.backbone else ""
+    given = _given(config, Recipe) | _given(config, LossSettings)
+    flags = "".join(
+        f"--{name.replace('_', '-')} " + ("" if value is True else f"{value} ")
+        for name, value in given.items()
+    )
+    flags += f"--backbone {config.backbone} " if config.backbone else ""
     start = Path(config.init or preset.init).name
     if plan.init_bundle:
         flags += f"--init-from {plan.init_bundle.spec.name} "
         start = f"{plan.init_bundle.spec.name} {plan.init_bundle.model_id}"
     source = detectors.find(config.detector)
-    recipe = {
-        name: getattr(plan, name)
-        for name in ("epochs", "batch_size", "learning_rate", "weight_decay", "warmup_frac")
-    }
-    recipe |= {"ema_decay": plan.ema_decay, "dropout": plan.dropout, "seed": plan.seed}
     return {
         "command": f"python jobs/train.py --preset {config.preset} {flags}{data} --output DIR",
         "preset": config.preset,
-        "recipe": recipe | {"augmentation": plan.augmentation, "init": start},
+        "recipe": dataclasses.asdict(plan.recipe) | {"seed": plan.seed, "init": start},
         "detector": {
             "name": source.name,
             "sha256": source.sha256,
@@ -194,6 +218,61 @@ def describe(
             for s in splits
         ],
     }
+
+
+def log_epoch(metrics: Mapping[str, float]) -> None:
+    """One line an epoch."""
+    log.info(
+        "epoch %d: train loss %.4f, valid loss %.4f, valid score %.4f, %.0f s",
+        metrics["epoch"],
+        metrics["train_loss"],
+        metrics["valid_loss"],
+        metrics["valid_score"],
+        metrics["seconds"],
+    )
+
+
+def fit(
+    config: TrainConfig, plan: TrainPlan, train: LabelledCrops, valid: LabelledCrops, output: Path
+) -> checkpoint.TrainState:
+    """Train on Ray, with TensorBoard and ``crops.png`` on the way; the last state."""
+    with Tracker(output) as tracker, ray_session():
+        shown = examples(train, plan, num_samples=SHOWN_SAMPLES, num_epochs=SHOWN_EPOCHS)
+        crops_grid(shown, output / "crops.png")
+        tracker.crops(shown)
+
+        def on_epoch(metrics: Mapping[str, float]) -> None:
+            log_epoch(metrics)
+            tracker.epoch(metrics)
+
+        last = fit_on_ray(
+            plan,
+            train,
+            valid,
+            num_workers=config.workers,
+            use_gpu=config.gpus,
+            output=output,
+            on_epoch=on_epoch,
+        )
+    return checkpoint.load(last)
+
+
+def summarize(
+    made: Bundle, state: checkpoint.TrainState, valid: LabelledCrops, output: Path
+) -> None:
+    """History, curves, precision-recall curves, and the verdict in a line."""
+    write_history(output, state.history)
+    said = verdict(state.history)
+    training_curves(
+        state.history,
+        best_epoch=state.best_epoch,
+        title=f"{made.spec.name}: {said.fit}. {said.reason}",
+        path=output / "curves.png",
+    )
+    probs = build_classifier(made, device="cpu", num_threads=cpu_count()).predict_proba(valid.crops)
+    with Tracker(output) as tracker:
+        tracker.precision_recall(made.spec.attributes, valid.targets, probs, state.best_epoch)
+    log.info("%s fit: %s", said.fit, said.reason)
 
 
 def train(config: TrainConfig) -> int:
@@ -214,22 +293,13 @@ def train(config: TrainConfig) -> int:
     log_cost(config, preset, plan)
     train_crops = cut_crops(config, preset, attributes, train_splits)
     valid_crops = cut_crops(config, preset, attributes, valid_splits)
-    if len(train_crops) < plan.batch_size:
+    if len(train_crops) < plan.recipe.batch_size:
         raise UsageError(
-            f"{len(train_crops)} training images are fewer than one batch of {plan.batch_size}: "
-            "lower --batch-size"
+            f"{len(train_crops)} training images are fewer than one batch of "
+            f"{plan.recipe.batch_size}: lower --batch-size"
         )
     output.mkdir(parents=True, exist_ok=True)
-    with ray_session():
-        last = fit_on_ray(
-            plan,
-            train_crops,
-            valid_crops,
-            num_workers=config.workers,
-            use_gpu=config.gpus,
-            output=output,
-        )
-    state = checkpoint.load(last)
+    state = fit(config, plan, train_crops, valid_crops, output)
     made = make_bundle(
         output / "bundle",
         name=config.preset,
@@ -240,7 +310,7 @@ def train(config: TrainConfig) -> int:
         splits=train_splits,
         training=describe(config, preset, plan, train_splits),
     )
-    write_history(output, state.history)
+    summarize(made, state, valid_crops, output)
     _finish(output, made, started, time.monotonic() - clock)
     return 0
 

@@ -45,6 +45,7 @@ ONLY_HERE = {
     "PIL": (
         "images.py",
         "crop.py",
+        "classify/transforms.py",
         "detect/detector.py",
         "report/",
         "demo.py",

@@ -25,7 +25,8 @@ from fattr.presets import train_preset
 from fattr.train import checkpoint
 from fattr.train.context import LocalContext
 from fattr.train.finish import make_bundle
-from fattr.train.loop import TrainPlan, fit
+from fattr.train.loop import fit
+from fattr.train.plan import Recipe, TrainPlan
 
 NUM_IMAGES = 200
 NUM_TEST = NUM_IMAGES // 10
@@ -49,16 +50,18 @@ def trained(faces_dir, tmp_path_factory) -> Bundle:
     plan = TrainPlan(
         backbone=PRESET.backbone,
         attributes=attributes,
-        augmentation="none",
-        epochs=2,
-        batch_size=16,
-        learning_rate=1e-2,
-        weight_decay=0.05,
-        warmup_frac=0.1,
-        ema_decay=0.8,
-        dropout=0.0,
         seed=0,
         init_weights=None,
+        recipe=Recipe(
+            augmentation="none",
+            epochs=2,
+            batch_size=16,
+            learning_rate=1e-2,
+            weight_decay=0.05,
+            warmup_frac=0.1,
+            ema_decay=0.8,
+            dropout=0.0,
+        ),
     )
     folder = tmp_path_factory.mktemp("run")
     fit(LocalContext(folder / "checkpoint"), plan, crops["train"], crops["valid"])

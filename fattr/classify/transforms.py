@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import io
+from collections.abc import Callable
+
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as VF
@@ -73,38 +78,70 @@ def _affine(size_hw: tuple[int, int], *, degrees: float, shift: float, zoom: flo
     return pipeline
 
 
-def _photo(size_hw: tuple[int, int]) -> nn.Module:
-    """Flip, small affine, light, loss of detail."""
-    pipeline: nn.Module = v2.Compose(
-        [
-            v2.RandomHorizontalFlip(),
-            _affine(size_hw, degrees=8, shift=0.04, zoom=0.1),
-            v2.ColorJitter(brightness=0.2, contrast=0.2),
-            RandomDownscale(p=0.3, smallest=0.3),
-        ]
-    )
-    return pipeline
+class RandomJPEG(nn.Module):
+    """With probability ``p``, save as JPEG of a quality from ``lowest`` to 95 and open again."""
+
+    def __init__(self, *, p: float, lowest: int) -> None:
+        super().__init__()
+        self.p, self.lowest = p, lowest
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(3, H, W) uint8 -> the same shape."""
+        if torch.rand(()) >= self.p:
+            return image
+        buffer, quality = io.BytesIO(), int(torch.randint(self.lowest, 96, ()))
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(buffer, "JPEG", quality=quality)
+        return torch.from_numpy(np.array(Image.open(buffer))).permute(2, 0, 1)
 
 
-def _tight_photo(size_hw: tuple[int, int]) -> nn.Module:
-    """As "photo" for crops about as tight as the published pictures they come from."""
-    pipeline: nn.Module = v2.Compose(
-        [
-            v2.RandomHorizontalFlip(),
-            RandomSurroundings(p=0.4, deepest=0.15),
-            _affine(size_hw, degrees=10, shift=0.05, zoom=0.12),
-            v2.ColorJitter(brightness=0.2, contrast=0.2),
-            RandomDownscale(p=0.3, smallest=0.3),
-        ]
-    )
-    return pipeline
+def _blur() -> nn.Module:
+    blur: nn.Module = v2.RandomApply([v2.GaussianBlur(5, sigma=(0.3, 1.5))], p=0.1)
+    return blur
 
 
-def _none(size_hw: tuple[int, int]) -> nn.Module:
-    return nn.Identity()
+# Each takes the size (h, w) of the crops and gives the steps; mirroring is not among them, since
+# labels may change with it: see train.batches.
+def _photo(size_hw: tuple[int, int]) -> list[nn.Module]:
+    """Small affine, light, loss of detail."""
+    return [
+        _affine(size_hw, degrees=8, shift=0.04, zoom=0.1),
+        v2.ColorJitter(brightness=0.2, contrast=0.2),
+        RandomDownscale(p=0.3, smallest=0.3),
+    ]
 
 
-AUGMENTATIONS = {"photo": _photo, "tight_photo": _tight_photo, "none": _none}
+def _tight_photo(size_hw: tuple[int, int]) -> list[nn.Module]:
+    """For crops about as tight as the published pictures they come from."""
+    return [
+        RandomSurroundings(p=0.4, deepest=0.15),
+        _affine(size_hw, degrees=10, shift=0.05, zoom=0.12),
+        v2.ColorJitter(brightness=0.2, contrast=0.2),
+        RandomDownscale(p=0.3, smallest=0.3),
+    ]
+
+
+def _bucket(size_hw: tuple[int, int]) -> list[nn.Module]:
+    """As "photo", and what buckets really hold: blurred and much compressed pictures."""
+    return [*_photo(size_hw), _blur(), RandomJPEG(p=0.2, lowest=30)]
+
+
+def _tight_bucket(size_hw: tuple[int, int]) -> list[nn.Module]:
+    """As "tight_photo", with blur, JPEG and a part of the face hidden."""
+    hidden = v2.RandomErasing(p=0.2, scale=(0.02, 0.15), value=127)
+    return [*_tight_photo(size_hw), _blur(), RandomJPEG(p=0.2, lowest=30), hidden]
+
+
+def _none(size_hw: tuple[int, int]) -> list[nn.Module]:
+    return []
+
+
+AUGMENTATIONS: dict[str, Callable[[tuple[int, int]], list[nn.Module]]] = {
+    "none": _none,
+    "photo": _photo,
+    "tight_photo": _tight_photo,
+    "bucket": _bucket,
+    "tight_bucket": _tight_bucket,
+}
 
 
 def build_augmentation(name: str, size_hw: tuple[int, int]) -> nn.Module:
@@ -116,7 +153,7 @@ def build_augmentation(name: str, size_hw: tuple[int, int]) -> nn.Module:
     if name not in AUGMENTATIONS:
         known = sorted(AUGMENTATIONS)
         raise UsageError(f"unknown augmentation {name!r}: one of {known} expected")
-    return AUGMENTATIONS[name](size_hw)
+    return nn.Sequential(*AUGMENTATIONS[name](size_hw))
 
 
 def augmented(augment: nn.Module, crop: Tensor, seed: int) -> Tensor:

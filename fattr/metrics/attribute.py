@@ -16,7 +16,14 @@ from fattr.attributes import Attribute, Kind
 
 Metrics: TypeAlias = dict[str, Any]
 
-MACRO_METRICS = ("accuracy", "balanced_accuracy", "precision", "recall", "f1")
+MACRO_METRICS = (
+    "accuracy",
+    "balanced_accuracy",
+    "precision",
+    "recall",
+    "f1",
+    "average_precision",
+)
 
 
 def attribute_metrics(
@@ -59,6 +66,7 @@ def binary_metrics(y_true: ArrayLike, y_prob: ArrayLike, threshold: float) -> Me
         "precision": _ratio(hits, num_predicted),
         "recall": recall,
         "f1": _ratio(2 * hits, num_true + num_predicted),
+        "average_precision": average_precision(is_true, np.asarray(y_prob)),
         "prevalence": _ratio(num_true, n),
         "predicted_prevalence": _ratio(num_predicted, n),
     }
@@ -67,10 +75,12 @@ def binary_metrics(y_true: ArrayLike, y_prob: ArrayLike, threshold: float) -> Me
 def categorical_metrics(y_true: ArrayLike, probs: ArrayLike, classes: Sequence[str]) -> Metrics:
     """Metrics of an attribute with several classes; the most probable one is predicted.
 
-    ``y_true`` is (N,) class indices, ``probs`` (N, K). Precision, recall and F1 are means over the
-    classes for which they are defined. Rows of ``confusion`` are targets, columns predictions.
+    ``y_true`` is (N,) class indices, ``probs`` (N, K). Precision, recall, F1 and average precision
+    are means over the classes for which they are defined. Rows of ``confusion`` are targets,
+    columns predictions.
     """
-    confusion = _confusion(np.asarray(y_true), np.asarray(probs), len(classes))
+    labels, y_prob = np.asarray(y_true), np.asarray(probs)
+    confusion = _confusion(labels, y_prob, len(classes))
     hits, num_true, num_predicted = np.diag(confusion), confusion.sum(1), confusion.sum(0)
     per_class = {
         name: {
@@ -78,6 +88,7 @@ def categorical_metrics(y_true: ArrayLike, probs: ArrayLike, classes: Sequence[s
             "precision": _ratio(hits[k], num_predicted[k]),
             "recall": _ratio(hits[k], num_true[k]),
             "f1": _ratio(2 * hits[k], num_true[k] + num_predicted[k]),
+            "average_precision": average_precision(labels == k, y_prob[:, k]),
         }
         for k, name in enumerate(classes)
     }
@@ -87,11 +98,25 @@ def categorical_metrics(y_true: ArrayLike, probs: ArrayLike, classes: Sequence[s
         "balanced_accuracy": _balanced([one["recall"] for one in per_class.values()]),
         **{
             metric: _mean(one[metric] for one in per_class.values())
-            for metric in ("precision", "recall", "f1")
+            for metric in ("precision", "recall", "f1", "average_precision")
         },
         "per_class": per_class,
         "confusion": confusion.tolist(),
     }
+
+
+def average_precision(is_true: NDArray[np.bool_], y_prob: NDArray[Any]) -> float | None:
+    """Precision averaged over the recall gained at each distinct probability; None without a true.
+
+    The sum that scikit-learn's ``average_precision_score`` defines, without interpolation.
+    """
+    if not is_true.any():
+        return None
+    order = np.argsort(-y_prob, kind="stable")
+    lasts = np.flatnonzero(np.diff(y_prob[order], append=-np.inf))  # of each group of equals
+    hits = is_true[order].cumsum()[lasts]
+    gained = np.diff(hits, prepend=0) / hits[-1]
+    return float((gained * hits / (lasts + 1)).sum())
 
 
 def age_metrics(y_true_bin: ArrayLike, probs: ArrayLike) -> Metrics:

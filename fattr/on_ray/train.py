@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,8 @@ from torch import nn
 from fattr.errors import RunError
 from fattr.labelled_crops import LabelledCrops
 from fattr.on_ray.mailbox import Sender, mailbox
-from fattr.train.loop import TrainPlan, fit
-
-log = logging.getLogger(__name__)
+from fattr.train.loop import fit
+from fattr.train.plan import Recipe, TrainPlan
 
 CHECKPOINTS = "checkpoints"
 
@@ -46,6 +45,14 @@ class RayContext:
         checkpoint = ray.train.get_checkpoint()
         return Path(checkpoint.path) if checkpoint else None
 
+    def agreed(self, decision: bool) -> bool:
+        """See ``TrainContext``."""
+        if self.world_size == 1:
+            return decision
+        shared = torch.tensor([decision], dtype=torch.uint8, device=self.device)
+        torch.distributed.broadcast(shared, src=0)
+        return bool(shared.item())
+
     def report(self, metrics: Mapping[str, float], checkpoint: Path | None) -> None:
         """See ``TrainContext``."""
         if self.rank == 0:
@@ -59,16 +66,6 @@ def _train_worker(config: dict[str, Any]) -> None:
     fit(context, config["plan"], ray.get(config["train"]), ray.get(config["valid"]))
 
 
-def _log_epoch(metrics: Mapping[str, float]) -> None:
-    log.info(
-        "epoch %d: train loss %.4f, valid score %.4f, %.0f s",
-        metrics["epoch"],
-        metrics["train_loss"],
-        metrics["valid_score"],
-        metrics["seconds"],
-    )
-
-
 def fit_on_ray(
     plan: TrainPlan,
     train: LabelledCrops,
@@ -77,19 +74,22 @@ def fit_on_ray(
     num_workers: int,
     use_gpu: bool,
     output: Path,
+    on_epoch: Callable[[Mapping[str, float]], None],
 ) -> Path:
     """Train within a Ray session; the folder of the last checkpoint.
 
-    The crops go to the object store once and are shared by the workers of a node.
+    ``on_epoch`` gets rank 0's figures here, in a thread of this process. The crops go to the
+    object store once and are shared by the workers of a node.
 
     Raises:
         RunError: a worker failed.
     """
     logging.getLogger("ray.train").setLevel(logging.ERROR)
-    inputs = {"plan": plan, "train": ray.put(train), "valid": ray.put(valid)}
+    inputs: dict[str, Any] = {"plan": plan, "train": ray.put(train), "valid": ray.put(valid)}
     try:
-        with mailbox(_log_epoch) as sender:
-            result = _trainer(inputs | {"sender": sender}, num_workers, use_gpu, output).fit()
+        with mailbox(on_epoch) as sender:
+            inputs["sender"] = sender
+            result = _trainer(inputs, plan.recipe, num_workers, use_gpu, output).fit()
     except TrainingFailedError as err:
         raise RunError(
             f"training failed: {_last_line(err)}; run again into another --output"
@@ -100,7 +100,7 @@ def fit_on_ray(
 
 
 def _trainer(
-    inputs: dict[str, Any], num_workers: int, use_gpu: bool, output: Path
+    inputs: dict[str, Any], recipe: Recipe, num_workers: int, use_gpu: bool, output: Path
 ) -> ray.train.torch.TorchTrainer:
     return ray.train.torch.TorchTrainer(
         _train_worker,
@@ -109,7 +109,11 @@ def _trainer(
         run_config=ray.train.RunConfig(
             name=CHECKPOINTS,
             storage_path=str(output),
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
+            checkpoint_config=ray.train.CheckpointConfig(
+                num_to_keep=recipe.num_checkpoints,  # the last is kept besides
+                checkpoint_score_attribute=f"valid_{recipe.best_metric}",
+                checkpoint_score_order="min" if recipe.best_metric == "loss" else "max",
+            ),
         ),
     )
 

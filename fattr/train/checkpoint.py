@@ -20,9 +20,10 @@ class TrainState:
     ema: dict[str, Tensor]
     optimizer: dict[str, Any]
     schedule: dict[str, Any]
+    scaler: dict[str, Any]
     rng: Tensor
     epoch: int
-    best_score: float
+    best_value: float
     best_epoch: int
     best_weights: dict[str, Tensor]
     history: list[dict[str, float]]  # one entry an epoch

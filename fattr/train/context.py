@@ -25,6 +25,9 @@ class TrainContext(Protocol):
     def latest_checkpoint(self) -> Path | None:
         """Folder of the checkpoint to continue from, if the run was interrupted."""
 
+    def agreed(self, decision: bool) -> bool:
+        """Rank 0's decision, on every rank."""
+
     def report(self, metrics: Mapping[str, float], checkpoint: Path | None) -> None:
         """Record an epoch. A barrier: every rank calls it equally often; rank 0's metrics count."""
 
@@ -46,7 +49,15 @@ class LocalContext:
         """See ``TrainContext``."""
         return self.folder if self.folder.is_dir() else None
 
+    def agreed(self, decision: bool) -> bool:
+        """See ``TrainContext``."""
+        return decision
+
     def report(self, metrics: Mapping[str, float], checkpoint: Path | None) -> None:
         """See ``TrainContext``."""
         if checkpoint:
-            shutil.copytree(checkpoint, self.folder, dirs_exist_ok=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for path in checkpoint.iterdir():
+                fresh = self.folder / f".{path.name}"
+                shutil.copyfile(path, fresh)
+                fresh.replace(self.folder / path.name)

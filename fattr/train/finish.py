@@ -6,10 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
-from torch.utils.tensorboard import SummaryWriter
 
 from fattr import bundle
 from fattr.bundle import Bundle, BundleSpec
@@ -22,7 +19,8 @@ from fattr.metrics.attribute import attribute_metrics, macro
 from fattr.records import CropRule
 from fattr.runinfo import versions
 from fattr.train import checkpoint
-from fattr.train.loop import TrainPlan, predict_logits
+from fattr.train.loop import predict_logits
+from fattr.train.plan import TrainPlan
 
 
 def valid_figures(
@@ -81,12 +79,3 @@ def make_bundle(
     return bundle.save(
         folder, spec, weights=weights_bytes(network), onnx=onnx_bytes(network, rule.size_hw)
     )
-
-
-def write_history(output: Path, history: Sequence[Mapping[str, float]]) -> None:
-    """``history.parquet`` and TensorBoard events, one row or step an epoch."""
-    pq.write_table(pa.Table.from_pylist([dict(row) for row in history]), output / "history.parquet")
-    with SummaryWriter(str(output / "tensorboard")) as writer:
-        for row in history:
-            for name, value in row.items():
-                writer.add_scalar(name, value, int(row["epoch"]))

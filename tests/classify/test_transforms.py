@@ -1,8 +1,13 @@
+import io
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from fattr.classify.transforms import (
     RandomDownscale,
+    RandomJPEG,
     RandomSurroundings,
     augmented,
     build_augmentation,
@@ -20,7 +25,7 @@ def crop():
     return texture.to(torch.uint8)
 
 
-@pytest.fixture(params=["photo", "tight_photo"])
+@pytest.fixture(params=["photo", "tight_photo", "bucket", "tight_bucket"])
 def photo(request):
     return build_augmentation(request.param, SIZE_HW)
 
@@ -39,13 +44,6 @@ def test_the_callers_generator_is_left_alone(photo, crop):
     torch.manual_seed(1)
     augmented(photo, crop, 7)
     assert torch.equal(torch.rand(3), wanted)
-
-
-def test_half_the_crops_are_flipped(photo, crop):
-    middle = SIZE_HW[1] // 2
-    outputs = [augmented(photo, crop, seed).float() for seed in range(200)]
-    flipped = sum(bool(o[:, :, :middle].mean() > o[:, :, middle:].mean()) for o in outputs)
-    assert 70 <= flipped <= 130  # 100 expected, four standard deviations are 28
 
 
 def test_the_border_is_repeated_not_black():
@@ -81,10 +79,22 @@ def test_surroundings_change_and_the_middle_does_not(crop):
     assert torch.equal(augmented(RandomSurroundings(p=0.0, deepest=depth), crop, 0), crop)
 
 
+def test_a_compressed_crop_is_pillows_jpeg_of_some_quality(crop):
+    smallest = (augmented(RandomJPEG(p=1.0, lowest=30), crop, 0) - crop.float()).abs().mean()
+    pixels, qualities = crop.permute(1, 2, 0).numpy(), range(30, 96)
+    changed = {q: np.abs(through_jpeg(pixels, q) - pixels.astype(float)).mean() for q in qualities}
+    assert changed[95] - 0.5 <= float(smallest) <= changed[30] + 0.5
+    assert torch.equal(augmented(RandomJPEG(p=0.0, lowest=30), crop, 0), crop)
+
+
+def through_jpeg(pixels, quality):
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=quality)
+    return np.asarray(Image.open(buffer))
+
+
 def test_an_unknown_augmentation_is_refused():
     with pytest.raises(UsageError) as caught:
         build_augmentation("fog", SIZE_HW)
-    assert (
-        str(caught.value)
-        == "unknown augmentation 'fog': one of ['none', 'photo', 'tight_photo'] expected"
-    )
+    known = "['bucket', 'none', 'photo', 'tight_bucket', 'tight_photo']"
+    assert str(caught.value) == f"unknown augmentation 'fog': one of {known} expected"

@@ -9,6 +9,7 @@ from fattr.metrics.attribute import (
     MACRO_METRICS,
     age_metrics,
     attribute_metrics,
+    average_precision,
     binary_metrics,
     categorical_metrics,
     macro,
@@ -37,6 +38,7 @@ def test_binary_metrics_equal_scikit_learns(threshold):
         "precision": pytest.approx(sk.precision_score(y_true, y_pred)),
         "recall": pytest.approx(sk.recall_score(y_true, y_pred)),
         "f1": pytest.approx(sk.f1_score(y_true, y_pred)),
+        "average_precision": pytest.approx(sk.average_precision_score(y_true, y_prob)),
         "prevalence": pytest.approx(y_true.mean()),
         "predicted_prevalence": pytest.approx(y_pred.mean()),
     }
@@ -52,16 +54,32 @@ def test_binary_metrics_equal_scikit_learns(threshold):
             id="no-faces",
         ),
         pytest.param([1, 0], [0.1, 0.1], {"precision"}, id="none-predicted"),
-        pytest.param([0, 0], [0.1, 0.9], {"recall", "balanced_accuracy"}, id="none-true"),
+        pytest.param(
+            [0, 0], [0.1, 0.9], {"recall", "balanced_accuracy", "average_precision"}, id="none-true"
+        ),
         pytest.param([1, 1], [0.1, 0.9], {"balanced_accuracy"}, id="all-true"),
         pytest.param(
-            [0, 0], [0.1, 0.1], {"precision", "recall", "f1", "balanced_accuracy"}, id="nothing"
+            [0, 0],
+            [0.1, 0.1],
+            {"precision", "recall", "f1", "balanced_accuracy", "average_precision"},
+            id="nothing",
         ),
     ],
 )
 def test_what_is_undefined_is_none(y_true, y_prob, undefined):
     metrics = binary_metrics(y_true, y_prob, 0.5)
     assert {name for name, value in metrics.items() if value is None} == undefined
+
+
+@pytest.mark.parametrize("levels", [2, 5, 1000])
+def test_average_precision_is_scikit_learns_also_with_ties(levels):
+    rng = np.random.default_rng(levels)
+    for _ in range(20):
+        y_true = rng.random(50) < 0.3
+        y_prob = np.clip(rng.integers(0, levels, 50) / levels + 0.1 * y_true, 0, 1)
+        assert average_precision(y_true, y_prob) == pytest.approx(
+            sk.average_precision_score(y_true, y_prob)
+        )
 
 
 def test_a_probability_at_the_threshold_is_a_yes():
@@ -81,6 +99,9 @@ def test_categorical_metrics_equal_scikit_learns():
             "precision": pytest.approx(precision[k]),
             "recall": pytest.approx(recall[k]),
             "f1": pytest.approx(f1[k]),
+            "average_precision": pytest.approx(
+                sk.average_precision_score(y_true == k, probs[:, k])
+            ),
         }
     assert got["n"] == 300
     assert got["accuracy"] == pytest.approx(sk.accuracy_score(y_true, y_pred))
@@ -95,7 +116,8 @@ def test_an_absent_class_is_left_out_of_the_means():
     probs = np.eye(3)[[0, 0, 2, 2]]
     got = categorical_metrics([0, 0, 0, 2], probs, COLOURS.classes)
     assert got["balanced_accuracy"] == pytest.approx((2 / 3 + 1) / 2)
-    assert got["per_class"]["green"] == {"n": 0, "precision": None, "recall": None, "f1": None}
+    undefined = dict.fromkeys(("precision", "recall", "f1", "average_precision"))
+    assert got["per_class"]["green"] == {"n": 0} | undefined
     assert got["precision"] == pytest.approx((1 + 1 / 2) / 2)
 
 
@@ -179,12 +201,15 @@ def test_macro_is_the_plain_mean_without_ages():
         "precision": pytest.approx((1.0 + 0.5) / 2),
         "recall": pytest.approx((0.5 + 0.5) / 2),
         "f1": pytest.approx((2 / 3 + (2 / 3 + 0) / 2) / 2),
+        # Half the recall at precision 1, half at 2 of 4; of equal probabilities, the prevalence.
+        "average_precision": pytest.approx(((1 + 1 / 2) / 2 + 1 / 2) / 2),
         "num_attributes": {
             "accuracy": 3,
             "balanced_accuracy": 2,
             "precision": 2,
             "recall": 2,
             "f1": 2,
+            "average_precision": 2,
         },
     }
 

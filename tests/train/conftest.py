@@ -8,7 +8,7 @@ import torch
 
 from fattr.attributes import PERCEIVED_GENDER_PRESENTATION, attribute
 from fattr.labelled_crops import LabelledCrops
-from fattr.train.loop import TrainPlan
+from fattr.train.plan import Recipe, TrainPlan
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -44,14 +44,16 @@ def plan():
     return TrainPlan(
         backbone="tiny",
         attributes=(attribute("smiling"), PERCEIVED_GENDER_PRESENTATION),
-        augmentation="photo",
-        epochs=4,
-        batch_size=8,
-        learning_rate=1e-2,
-        weight_decay=0.05,
-        warmup_frac=0.1,
-        ema_decay=0.8,
-        dropout=0.2,  # draws from torch's generator: a resumed run must have its state
         seed=3,
         init_weights=None,
+        recipe=Recipe(
+            augmentation="photo",
+            epochs=4,
+            batch_size=8,
+            learning_rate=1e-2,
+            weight_decay=0.05,
+            warmup_frac=0.1,
+            ema_decay=0.8,
+            dropout=0.2,  # draws from torch's generator: a resumed run must have its state
+        ),
     )

@@ -1,7 +1,6 @@
 import dataclasses
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -12,7 +11,7 @@ from fattr.classify.network import AttributeNet
 from fattr.datasets.split import DatasetSplit
 from fattr.records import CropRule, Sample, TemplatePoint
 from fattr.train.checkpoint import TrainState
-from fattr.train.finish import licences, make_bundle, write_history
+from fattr.train.finish import licences, make_bundle
 
 POINTS = (TemplatePoint((0,), 8, 10), TemplatePoint((1,), 16, 10))
 RULE = CropRule(name="celeba", size_hw=(32, 24), points=POINTS)
@@ -39,9 +38,10 @@ def made(tmp_path_factory, plan, valid_crops):
         ema={},
         optimizer={},
         schedule={},
+        scaler={},
         rng=torch.get_rng_state(),
         epoch=4,
-        best_score=0.5,
+        best_value=0.5,
         best_epoch=3,
         best_weights=network.state_dict(),
         history=[],
@@ -117,10 +117,3 @@ def test_a_model_inherits_the_terms_of_the_one_it_started_from(
     ).spec
     assert inherited.licence == f"CC0; {research.spec.licence}"
     assert inherited.research_only
-
-
-def test_history_has_a_row_an_epoch(tmp_path):
-    rows = [{"epoch": 1.0, "train_loss": 0.5}, {"epoch": 2.0, "train_loss": 0.25}]
-    write_history(tmp_path, rows)
-    assert pq.read_table(tmp_path / "history.parquet").to_pylist() == rows
-    assert list((tmp_path / "tensorboard").glob("events.*"))

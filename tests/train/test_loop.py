@@ -2,21 +2,38 @@ import dataclasses
 
 import numpy as np
 import pytest
+import scipy.stats
+import sklearn.metrics
 import torch
+from torchvision.transforms.v2.functional import resize
 
+from fattr.attributes import Attribute, Kind
 from fattr.classify.network import AttributeNet
+from fattr.errors import RunError
 from fattr.labelled_crops import LabelledCrops
 from fattr.train import checkpoint
+from fattr.train.batches import (
+    batches,
+    epoch_order,
+    mirrored_targets,
+    mixup_share,
+    partners,
+    reduced_hw,
+    resized,
+    sample_seed,
+)
 from fattr.train.context import LocalContext
 from fattr.train.loop import (
     Trainer,
-    augmentation_seed,
-    batches,
     build_network,
-    epoch_order,
+    dtype_of,
+    figures,
     fit,
-    score,
+    part_of,
 )
+from fattr.train.losses import multi_task_loss
+
+TARGETS = np.zeros((80, 2), int)
 
 
 class StoppedError(Exception):
@@ -37,6 +54,10 @@ def numbered(n):
     crops = np.zeros((n, 8, 8, 3), np.uint8) + np.arange(n, dtype=np.uint8)[:, None, None, None]
     targets = np.stack([np.arange(n), np.arange(n)], axis=1)
     return LabelledCrops(crops, targets, np.ones(n, bool), np.ones(n, np.float32), {})
+
+
+def with_recipe(plan, **changes):
+    return dataclasses.replace(plan, recipe=dataclasses.replace(plan.recipe, **changes))
 
 
 def assert_equal_state(one, other):
@@ -62,7 +83,7 @@ def test_workers_share_the_batches_of_one(epoch, world_size, plan):
     """Worker r has every W-th crop, augmented as if it were alone."""
     data = numbered(37)
     alone = list(batches(data, plan, epoch=epoch, rank=0, world_size=1))
-    assert len(alone) == 37 // plan.batch_size
+    assert len(alone) == 37 // plan.recipe.batch_size
     shares = [
         list(batches(data, plan, epoch=epoch, rank=rank, world_size=world_size))
         for rank in range(world_size)
@@ -71,11 +92,11 @@ def test_workers_share_the_batches_of_one(epoch, world_size, plan):
         for rank, share in enumerate(shares):
             assert torch.equal(share[index][0], crops[rank::world_size])
             assert torch.equal(share[index][1], targets[rank::world_size])
-        assert crops.shape == (plan.batch_size, 8, 8, 3)
+        assert crops.shape == (plan.recipe.batch_size, 8, 8, 3)
 
 
 def test_crops_and_targets_stay_together(plan):
-    plan = dataclasses.replace(plan, augmentation="none")
+    plan = with_recipe(plan, augmentation="none")
     seen = []
     for crops, targets in batches(numbered(16), plan, epoch=0, rank=0, world_size=1):
         assert crops[:, 0, 0, 0].tolist() == targets[:, 0].tolist() == targets[:, 1].tolist()
@@ -93,7 +114,7 @@ def test_each_epoch_has_its_own_order_of_all_samples():
 
 def test_every_sample_of_every_epoch_has_its_own_augmentation():
     seeds = {
-        augmentation_seed(seed, epoch, position)
+        sample_seed(seed, epoch, position)
         for seed in range(3)
         for epoch in range(12)
         for position in range(12)
@@ -129,16 +150,16 @@ def test_equal_plans_give_equal_networks(plan):
 def test_colours_are_learnt(straight):
     scores = [row["valid_score"] for row in straight.history]
     assert [row["epoch"] for row in straight.history] == [1, 2, 3, 4]
-    assert straight.best_score == max(scores) > 0.95
+    assert straight.best_value == max(scores) > 0.95
     assert straight.best_epoch == 1 + scores.index(max(scores))
     assert straight.history[-1]["train_loss"] < straight.history[0]["train_loss"] / 2
     assert straight.history[-1]["learning_rate"] == pytest.approx(0, abs=1e-9)
 
 
 def test_the_best_weights_are_those_of_the_best_epoch(straight, plan, valid_crops, tmp_path):
-    trainer = Trainer(LocalContext(tmp_path), plan, 80)
+    trainer = Trainer(LocalContext(tmp_path), plan, TARGETS)
     trainer.ema.module.load_state_dict(straight.best_weights)
-    assert trainer.validate(valid_crops) == straight.best_score
+    assert trainer.validate(valid_crops, valid_crops)["valid_score"] == straight.best_value
 
 
 def test_an_interrupted_run_continues_to_the_same_weights(
@@ -170,9 +191,228 @@ def test_a_finished_run_is_not_trained_again(straight, plan, train_crops, valid_
 def test_the_score_leaves_out_what_has_no_label(plan):
     logits = np.float32([[5, 0, 1], [-5, 1, 0], [5, 0, 1], [5, 1, 0]])
     targets = np.array([[1, -1], [0, -1], [0, -1], [-1, -1]])
-    assert score(logits, targets, plan.attributes) == pytest.approx(2 / 3)
+    assert figures(logits, targets, plan.attributes)["score"] == pytest.approx(2 / 3)
     targets[:, 1] = [1, 0, 1, 1]
-    assert score(logits, targets, plan.attributes) == pytest.approx((2 / 3 + 3 / 4) / 2)
+    both = figures(logits, targets, plan.attributes)["score"]
+    assert both == pytest.approx((2 / 3 + 3 / 4) / 2)
+
+
+def test_an_epochs_figures_are_those_of_other_libraries(plan):
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(60, 3)).astype(np.float32)
+    targets = rng.integers(0, 2, (60, 2))
+    targets[:9, 0] = -1
+    got = figures(logits, targets, plan.attributes)
+    known, truth = logits[9:, 0], targets[9:, 0]
+    presentation = logits[:, 1:].argmax(axis=1)
+    assert got["accuracy/smiling"] == pytest.approx(((known >= 0) == truth).mean())
+    assert got["f1/smiling"] == pytest.approx(sklearn.metrics.f1_score(truth, known >= 0))
+    assert got["average_precision/smiling"] == pytest.approx(
+        sklearn.metrics.average_precision_score(truth, known)
+    )
+    accuracy = got["accuracy/perceived_gender_presentation"]
+    assert accuracy == pytest.approx((presentation == targets[:, 1]).mean())
+    assert got["accuracy"] == pytest.approx((got["accuracy/smiling"] + accuracy) / 2)
+
+
+def test_mirrored_faces_have_mirrored_labels(plan):
+    """Bright on the left is class 0, on the right class 1, whatever augmentation did."""
+    facing = Attribute(
+        name="facing",
+        kind=Kind.CATEGORICAL,
+        description="for tests",
+        classes=("left", "right"),
+        mirrored=(1, 0),
+    )
+    crops = np.zeros((64, 16, 16, 3), np.uint8)
+    crops[:32, :, :8], crops[32:, :, 8:] = 200, 200
+    targets = np.repeat([0, 1], 32)[:, None]
+    targets[::8] = -1
+    found = np.ones(64, bool)
+    data = LabelledCrops(crops, targets, found, found.astype(np.float32), {})
+    plan = dataclasses.replace(with_recipe(plan, augmentation="photo"), attributes=(facing,))
+    seen = set()
+    for epoch in range(2):
+        for got, labels in batches(data, plan, epoch=epoch, rank=0, world_size=1):
+            is_right = got[:, :, 8:].float().mean((1, 2, 3)) > got[:, :, :8].float().mean((1, 2, 3))
+            known = labels[:, 0] >= 0
+            assert torch.equal(is_right[known].long(), labels[known, 0])
+            seen |= set(labels[:, 0].tolist())
+    assert seen == {-1, 0, 1}
+    np.testing.assert_array_equal(mirrored_targets(np.array([1]), (facing,)), [0])
+
+
+@pytest.mark.parametrize(("augmentation", "least", "most"), [("photo", 130, 190), ("none", 0, 0)])
+def test_half_the_crops_are_mirrored(plan, augmentation, least, most):
+    """Of 320: 160 expected, three standard deviations are 27."""
+    crops = np.zeros((64, 16, 16, 3), np.uint8)
+    crops[:, :, 8:] = 200
+    found = np.ones(64, bool)
+    data = LabelledCrops(crops, np.zeros((64, 2), int), found, found.astype(np.float32), {})
+    plan = with_recipe(plan, augmentation=augmentation)
+    num_mirrored = 0
+    for epoch in range(5):
+        for got, _ in batches(data, plan, epoch=epoch, rank=0, world_size=1):
+            left, right = (part.float().mean((1, 2, 3)) for part in got.chunk(2, dim=2))
+            num_mirrored += int((left > right).sum())
+    assert least <= num_mirrored <= most
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_partners_are_the_same_for_any_number_of_workers(world_size):
+    batch = torch.arange(16)
+    together = partners(batch)
+    assert not (together == batch).any()
+    assert sorted(together.tolist()) == batch.tolist()
+    for rank in range(world_size):
+        assert torch.equal(partners(batch[rank::world_size]), together[rank::world_size])
+
+
+def test_mixup_mixes_pictures_and_losses(plan, train_crops, tmp_path):
+    plan = with_recipe(plan, dropout=0.0, mixup_alpha=0.2)
+    trainer, seen = Trainer(LocalContext(tmp_path), plan, TARGETS), []
+    trainer.network.eval()
+    trainer.model = lambda crops: (seen.append(crops) or trainer.network(crops),)
+    crops = torch.from_numpy(train_crops.crops[:8])
+    targets = torch.from_numpy(train_crops.targets[:8])
+    mixed = 0.7 * crops.numpy() + 0.3 * np.roll(crops.numpy(), 4, axis=0)
+    with torch.no_grad():
+        logits = trainer.network(torch.from_numpy(mixed))
+    losses = [
+        float(multi_task_loss(logits, of, plan.attributes)) for of in (targets, targets.roll(4, 0))
+    ]
+    got = trainer.step(crops, targets, 0.7)
+    np.testing.assert_allclose(seen[0], mixed, atol=1e-3)
+    assert float(got) == pytest.approx(0.7 * losses[0] + 0.3 * losses[1], rel=1e-5)
+
+
+def test_shares_of_mixup_are_a_beta_folded_at_a_half(plan):
+    assert mixup_share(plan, epoch=0, step=0) == 1
+    plan = with_recipe(plan, mixup_alpha=0.4)
+    shares = [mixup_share(plan, epoch=e, step=s) for e in range(20) for s in range(100)]
+    assert min(shares) >= 0.5
+    folded = scipy.stats.beta(0.4, 0.4)
+    wanted = [folded.cdf(x) - folded.cdf(1 - x) for x in (0.6, 0.8, 0.95)]
+    got = [np.mean(np.array(shares) <= x) for x in (0.6, 0.8, 0.95)]
+    assert got == pytest.approx(wanted, abs=0.04)
+    assert shares[7] == mixup_share(plan, epoch=0, step=7)
+
+
+@pytest.mark.parametrize(
+    ("epoch", "size_hw"),
+    [
+        pytest.param(0, (64, 48), id="first"),
+        pytest.param(2, (88, 72), id="between"),
+        pytest.param(6, (128, 104), id="last-third"),
+        pytest.param(8, (128, 104), id="last"),
+    ],
+)
+def test_crops_grow(plan, epoch, size_hw):
+    plan = with_recipe(plan, first_scale=0.5, epochs=9)
+    assert reduced_hw((128, 104), plan, epoch) == size_hw
+    assert reduced_hw((128, 104), with_recipe(plan, first_scale=1.0), epoch) == (128, 104)
+
+
+def test_resized_crops_are_torchvisions(train_crops):
+    crops = torch.from_numpy(train_crops.crops[:3])
+    planes = crops.permute(0, 3, 1, 2).float()
+    wanted = resize(planes, [16, 8], antialias=True).permute(0, 2, 3, 1)
+    torch.testing.assert_close(resized(crops, (16, 8)), wanted)
+    assert resized(crops, (32, 24)) is crops
+
+
+def first_epoch(plan, data, folder):
+    trainer = Trainer(LocalContext(folder), plan, TARGETS)
+    before = {name: tensor.clone() for name, tensor in trainer.network.state_dict().items()}
+    trainer.run_epoch(data)
+    return before, trainer.network.state_dict()
+
+
+def test_a_frozen_backbone_stays_and_the_heads_learn(plan, train_crops, tmp_path):
+    before, after = first_epoch(with_recipe(plan, frozen_epochs=1), train_crops, tmp_path)
+    for name, tensor in after.items():
+        assert torch.equal(tensor, before[name]) != name.startswith("heads."), name
+
+
+@pytest.mark.parametrize("clip_norm", [None, 0.01])
+def test_parts_of_a_batch_add_up_to_it(plan, train_crops, tmp_path, clip_norm):
+    """With a frozen backbone, whose batch statistics would depend on the part."""
+    plan = with_recipe(plan, frozen_epochs=1, dropout=0.0, optimizer="sgd", clip_norm=clip_norm)
+    whole = first_epoch(plan, train_crops, tmp_path)[1]
+    parts = first_epoch(with_recipe(plan, accumulate=4), train_crops, tmp_path)[1]
+    for name, tensor in whole.items():
+        torch.testing.assert_close(parts[name], tensor, rtol=1e-4, atol=1e-6)
+
+
+def test_clipped_steps_are_short(plan, train_crops, tmp_path):
+    plan = with_recipe(plan, optimizer="sgd", weight_decay=0.0, clip_norm=1e-3, warmup_frac=0.01)
+    before, after = first_epoch(plan, train_crops, tmp_path)
+    learnt = [n for n, tensor in after.items() if tensor.ndim and "running" not in n]
+    moved = torch.stack([(after[n].float() - before[n].float()).norm() for n in learnt]).norm()
+    # Ten steps of norm rate * 1e-3, which Nesterov momentum of 0.9 makes at most ten times longer.
+    assert 0 < moved <= 10 * 10 * plan.recipe.learning_rate * 1e-3
+
+
+def test_bf16_learns_as_well(plan, train_crops, valid_crops, tmp_path):
+    fit(
+        LocalContext(tmp_path / "latest"),
+        with_recipe(plan, precision="bf16"),
+        train_crops,
+        valid_crops,
+    )
+    assert checkpoint.load(tmp_path / "latest").best_value > 0.95
+
+
+def test_precision_by_device():
+    cpu = torch.device("cpu")
+    assert dtype_of("auto", cpu) is dtype_of("fp32", cpu) is torch.float32
+    assert (dtype_of("bf16", cpu), dtype_of("fp16", cpu)) == (torch.bfloat16, torch.float16)
+
+
+def test_a_run_that_stalls_is_stopped(plan, train_crops, valid_crops, tmp_path):
+    plan = with_recipe(plan, learning_rate=0.0, patience=2, epochs=9)
+    fit(LocalContext(tmp_path / "latest"), plan, train_crops, valid_crops)
+    state = checkpoint.load(tmp_path / "latest")
+    assert (state.epoch, state.best_epoch) == (state.best_epoch + 2, state.best_epoch)
+    assert state.epoch < 9
+
+
+@pytest.mark.parametrize("metric", ["score", "accuracy", "f1", "average_precision", "loss"])
+def test_the_best_epoch_is_by_the_metric_asked_for(
+    plan, train_crops, valid_crops, tmp_path, metric
+):
+    plan = with_recipe(plan, best_metric=metric, epochs=3)
+    fit(LocalContext(tmp_path / "latest"), plan, train_crops, valid_crops)
+    state = checkpoint.load(tmp_path / "latest")
+    values = [row[f"valid_{metric}"] * (-1 if metric == "loss" else 1) for row in state.history]
+    assert state.best_value == max(values)
+    assert state.best_epoch == 1 + values.index(max(values))
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(plan, train_crops, valid_crops, tmp_path):
+    plan = with_recipe(plan, learning_rate=1e30, optimizer="sgd")
+    with pytest.raises(RunError, match="NaN or infinite in epoch 1: lower --learning-rate"):
+        fit(LocalContext(tmp_path / "latest"), plan, train_crops, valid_crops)
+    assert not any(tmp_path.iterdir())
+
+
+def test_too_little_memory_names_a_batch_size(
+    plan, train_crops, valid_crops, tmp_path, monkeypatch
+):
+    def full(*args):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Trainer, "step", full)
+    with pytest.raises(RunError, match="batches of 8: try --batch-size 4"):
+        fit(LocalContext(tmp_path / "latest"), plan, train_crops, valid_crops)
+
+
+def test_a_part_of_the_data_keeps_its_rows_together():
+    data = numbered(30)
+    part = part_of(data, 10, seed=1)
+    assert len(part) == 10
+    assert part.crops[:, 0, 0, 0].tolist() == part.targets[:, 0].tolist()
+    assert part_of(data, 99, seed=1).targets.tolist() == data.targets.tolist()
 
 
 @pytest.mark.full
@@ -182,10 +422,9 @@ def test_an_auxiliary_head_is_trained_kept_for_resuming_and_never_served(plan, t
     crops = rng.integers(0, 256, (8, 75, 75, 3), np.uint8)
     targets = rng.integers(0, 2, (8, 2))
     data = LabelledCrops(crops, targets, np.ones(8, bool), np.ones(8, np.float32), {})
-    wanted = dataclasses.replace(
-        plan, backbone="inception_v3", epochs=1, batch_size=4, augmentation="none"
-    )
-    first = Trainer(LocalContext(tmp_path), wanted, 8).training.state_dict()
+    short = with_recipe(plan, epochs=1, batch_size=4, augmentation="none")
+    wanted = dataclasses.replace(short, backbone="inception_v3")
+    first = Trainer(LocalContext(tmp_path), wanted, TARGETS).training.state_dict()
     fit(LocalContext(tmp_path / "latest"), wanted, data, data)
     state = checkpoint.load(tmp_path / "latest")
     own = {name for name in state.model if name.startswith("auxiliary.")}
@@ -194,7 +433,7 @@ def test_an_auxiliary_head_is_trained_kept_for_resuming_and_never_served(plan, t
     assert own
     served = AttributeNet("inception_v3", plan.attributes).state_dict().keys()
     assert state.best_weights.keys() == served
-    resumed = Trainer(LocalContext(tmp_path), wanted, 8)
+    resumed = Trainer(LocalContext(tmp_path), wanted, TARGETS)
     resumed.restore(state)
     again = resumed.training.state_dict()
     assert all(torch.equal(again[name], state.model[name]) for name in own)
@@ -204,9 +443,9 @@ def test_an_auxiliary_head_is_trained_kept_for_resuming_and_never_served(plan, t
 def test_first_weights_of_an_auxiliary_head_are_the_seeds(plan, tmp_path):
     wanted = dataclasses.replace(plan, backbone="inception_v3")
     torch.manual_seed(1)
-    one, again = (Trainer(LocalContext(tmp_path), wanted, 80).training for _ in range(2))
+    one, again = (Trainer(LocalContext(tmp_path), wanted, TARGETS).training for _ in range(2))
     other = dataclasses.replace(wanted, seed=4)
-    third = Trainer(LocalContext(tmp_path), other, 80).training
+    third = Trainer(LocalContext(tmp_path), other, TARGETS).training
     first, second, different = (t.auxiliary.conv1.conv.weight for t in (one, again, third))
     assert torch.equal(first, second)
     assert not torch.equal(first, different)

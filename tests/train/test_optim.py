@@ -47,7 +47,7 @@ def test_only_matrices_decay():
     for parameter in model.parameters():
         nn.init.ones_(parameter)
         parameter.grad = torch.zeros_like(parameter)
-    build_optimizer(model, learning_rate=0.1, weight_decay=0.5).step()
+    build_optimizer(model, name="adamw", learning_rate=0.1, weight_decay=0.5).step()
     left = {name: p.detach().flatten()[0].item() for name, p in model.named_parameters()}
     decayed = {"0.weight", "3.weight"}
     assert left == pytest.approx({name: 0.95 if name in decayed else 1.0 for name in left})
