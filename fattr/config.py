@@ -164,6 +164,21 @@ class EvaluateConfig(DetectConfig):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DescribeDataConfig:
+    """Check the images of a labelled data set and describe them and their labels on one page."""
+
+    data: str
+    """Data set as NAME:DIR."""
+    output: str
+    """Folder for DATA_CARD.md, its plots, data.json and facts.parquet; it shows no faces."""
+    limit: int | None = None
+    """Take only the first images of each split."""
+
+    def __post_init__(self) -> None:
+        _check_positive("--limit", self.limit)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ContactSheetConfig:
     """Draw the images of an annotate output with boxes and top attributes on one page."""
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import chain
@@ -17,6 +19,13 @@ from fattr.bundle import CARD, Bundle
 from fattr.config import TrainConfig
 from fattr.crop import named_rule
 from fattr.datasets import DatasetSplit, read_dataset
+from fattr.datasets.check import (
+    check_images,
+    digest,
+    problems,
+    refuse_problems,
+    without_leaks,
+)
 from fattr.detect import source as detectors
 from fattr.errors import UsageError
 from fattr.labelled_crops import LabelledCrops, labelled_crops
@@ -93,6 +102,51 @@ def build_plan(
     )
 
 
+def read_split(spec: str, split: str, limit: int | None) -> DatasetSplit:
+    """The first images of a split, or all.
+
+    Raises:
+        UsageError: the data set cannot be read.
+    """
+    read = read_dataset(spec, split)
+    return dataclasses.replace(read, samples=read.samples[:limit])
+
+
+def held_out_splits(config: TrainConfig) -> list[DatasetSplit]:
+    """The test splits that are there: their pictures are kept out of the others."""
+    found = []
+    for spec in config.data:
+        try:
+            found.append(read_split(spec, "test", config.limit))
+        except UsageError as err:
+            log.warning("no test split to keep apart: %s", err)
+    return found
+
+
+def check_data(
+    train: Sequence[DatasetSplit], valid: Sequence[DatasetSplit], test: Sequence[DatasetSplit]
+) -> tuple[list[DatasetSplit], list[DatasetSplit]]:
+    """The train and valid splits, without pictures that are also in a split that measures them.
+
+    Raises:
+        UsageError: a row's labels were refused, an image of train or valid is missing or damaged,
+            or nothing is left of a split.
+        StorageError: the storage failed, perhaps only for now.
+    """
+    splits = [*train, *valid, *test]
+    facts = check_images(splits, num_threads=cpu_count())
+    refuse_problems(
+        problems([*train, *valid], facts),
+        remedy="mend or remove them; fattr describe-data --data NAME:DIR --output DIR lists all",
+    )
+    for line in digest(problems(splits, facts)):
+        log.warning(line)
+    kept, leaks = without_leaks(splits, facts)
+    for name, count in Counter(leak.split for leak in leaks).items():
+        log.warning("left out of %s: %d images that leak", name, count)
+    return kept[: len(train)], kept[len(train) : len(train) + len(valid)]
+
+
 def cut_crops(
     config: TrainConfig,
     preset: TrainPreset,
@@ -100,7 +154,7 @@ def cut_crops(
     splits: Sequence[DatasetSplit],
 ) -> LabelledCrops:
     """Crops of all the splits, one after another."""
-    samples = list(chain.from_iterable(s.samples[: config.limit] for s in splits))
+    samples = list(chain.from_iterable(s.samples for s in splits))
     source = detectors.find(config.detector)
     detector = build_detector(source, config, device=resolve_device(config.device))
 
@@ -139,10 +193,7 @@ def describe(
             "sha256": source.sha256,
             "detect_size": config.detect_size,
         },
-        "data": [
-            {"name": s.name, "images": len(s.samples[: config.limit]), "licence": s.licence}
-            for s in splits
-        ],
+        "data": [{"name": s.name, "images": len(s.samples), "licence": s.licence} for s in splits],
     }
 
 
@@ -157,10 +208,11 @@ def train(config: TrainConfig) -> int:
     output = Path(config.output).absolute()
     refuse_used_output(output)
     preset = train_preset(config.preset)
-    train_splits = [read_dataset(spec, "train") for spec in config.data]
-    valid_splits = [read_dataset(spec, "valid") for spec in config.data]
+    train_splits = [read_split(spec, "train", config.limit) for spec in config.data]
+    valid_splits = [read_split(spec, "valid", config.limit) for spec in config.data]
     attributes = choose_attributes(preset, train_splits)
     plan = build_plan(config, preset, attributes)
+    train_splits, valid_splits = check_data(train_splits, valid_splits, held_out_splits(config))
     train_crops = cut_crops(config, preset, attributes, train_splits)
     valid_crops = cut_crops(config, preset, attributes, valid_splits)
     if len(train_crops) < plan.batch_size:

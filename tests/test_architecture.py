@@ -28,7 +28,7 @@ LAYERS = (
     {"publish", "report", "stages", "train"},
     {"presets", "build"},  # assembly
     {"local_engine", "on_ray"},  # engines
-    {"annotate_job", "evaluate_job", "train_job"},
+    {"annotate_job", "describe_data_job", "evaluate_job", "train_job"},
     {"demo"},
     {"cli"},
 )
@@ -48,6 +48,7 @@ ONLY_HERE = {
         "detect/detector.py",
         "report/",
         "demo.py",
+        "datasets/check.py",
         "datasets/synthetic.py",
     ),
     "pillow_heif": ("images.py",),

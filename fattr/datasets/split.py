@@ -19,7 +19,8 @@ class DatasetSplit:
     """One split of a labelled data set, in the order of its label file.
 
     ``attributes`` are those that any of its samples may label. ``research_only`` says that a model
-    trained on it must not be used otherwise.
+    trained on it must not be used otherwise. ``problems`` are the rows that the reader refused, a
+    line each: file, line and what is wrong.
     """
 
     name: str
@@ -28,6 +29,7 @@ class DatasetSplit:
     samples: tuple[Sample, ...]
     licence: str
     research_only: bool
+    problems: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_split(self.split)
