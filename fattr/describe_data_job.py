@@ -282,12 +282,17 @@ def command_of(config: DescribeDataConfig, name: str) -> str:
     return f"fattr describe-data --data {name}:DIR{limit} --output DIR"
 
 
+def without_root(text: str, config: DescribeDataConfig) -> str:
+    """The text with the data set's files named from its folder on."""
+    root = storage.canonical_uri(config.data.partition(":")[2]).rstrip("/")
+    return text.replace(f"{root}/", "")
+
+
 def describe(
     config: DescribeDataConfig, splits: Sequence[DatasetSplit], facts: Facts
 ) -> dict[str, Any]:
     """All the figures of ``data.json``, without this machine's paths."""
     first, usable = splits[0], usable_facts(splits, facts)
-    root = storage.canonical_uri(config.data.partition(":")[2]).rstrip("/") + "/"
     return {
         "data": first.name,
         "licence": first.licence,
@@ -295,7 +300,7 @@ def describe(
         "command": command_of(config, first.name),
         "splits": split_figures(splits, facts),
         "problems": [
-            {"kind": one.kind, "text": one.text.replace(root, "")}
+            {"kind": one.kind, "text": without_root(one.text, config)}
             for one in problems(splits, facts)
         ],
         "attributes": label_figures(splits),
@@ -329,7 +334,8 @@ def describe_data(config: DescribeDataConfig) -> int:
     storage.check_writable(output.as_uri())
     splits, absent = read_splits(config.data, config.limit)
     facts = check_images(splits, num_threads=cpu_count())
-    data = describe(config, splits, facts) | {"absent_splits": absent}
+    data = describe(config, splits, facts)
+    data["absent_splits"] = {name: without_root(why, config) for name, why in absent.items()}
     data |= {"made": f"{started:%Y-%m-%d}", "run_id": new_run_id(started), "versions": versions()}
     plots = draw(data, usable_facts(splits, facts))
     data["seconds"] = round(time.monotonic() - clock, 1)

@@ -112,12 +112,12 @@ def read_split(spec: str, split: str, limit: int | None) -> DatasetSplit:
     return dataclasses.replace(read, samples=read.samples[:limit])
 
 
-def held_out_splits(config: TrainConfig) -> list[DatasetSplit]:
+def held_out_splits(specs: Sequence[str], limit: int | None) -> list[DatasetSplit]:
     """The test splits that are there: their pictures are kept out of the others."""
     found = []
-    for spec in config.data:
+    for spec in specs:
         try:
-            found.append(read_split(spec, "test", config.limit))
+            found.append(read_split(spec, "test", limit))
         except UsageError as err:
             log.warning("no test split to keep apart: %s", err)
     return found
@@ -212,7 +212,8 @@ def train(config: TrainConfig) -> int:
     valid_splits = [read_split(spec, "valid", config.limit) for spec in config.data]
     attributes = choose_attributes(preset, train_splits)
     plan = build_plan(config, preset, attributes)
-    train_splits, valid_splits = check_data(train_splits, valid_splits, held_out_splits(config))
+    test_splits = held_out_splits(config.data, config.limit)
+    train_splits, valid_splits = check_data(train_splits, valid_splits, test_splits)
     train_crops = cut_crops(config, preset, attributes, train_splits)
     valid_crops = cut_crops(config, preset, attributes, valid_splits)
     if len(train_crops) < plan.batch_size:

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fattr.datasets.check import CONFLICT, LABEL, LEAK, LISTED_TWICE
+from fattr.records import Status
 from fattr.report.data_plots import words
 from fattr.report.markdown import table
 
@@ -16,9 +18,20 @@ MAX_PROBLEMS = 25  # of a kind
 NUM_PAIRS = 12
 FACT_UNITS = {"width": "width, px", "height": "height, px"}
 
+PROBLEMS = {
+    LABEL: "Rows that were refused",
+    Status.MISSING: "Images that are missing",
+    Status.DENIED: "Images that may not be read",
+    Status.UNREADABLE: "Images that cannot be decoded",
+    Status.TOO_LARGE: "Images of too many pixels",
+    LISTED_TWICE: "Images that a split lists more than once",
+    CONFLICT: "Copies of a picture with different labels",
+    LEAK: "Images that are also in another split",
+}
+
 INTRO = """\
-Labels are annotators' impressions of pictures. A group that is rare here will be labelled worse by
-what is trained on it, and measured less surely."""
+Labels are what annotators saw in pictures. A group that is rare here will be labelled worse by what
+is trained on it, and measured less surely."""
 
 
 def data_card(data: Mapping[str, Any], plots: Sequence[str]) -> str:
@@ -71,15 +84,15 @@ def _problems(problems: Sequence[Mapping[str, str]]) -> Iterator[str]:
         yield "None: every image is there and can be decoded, no row was refused, no picture is in"
         yield "two splits or listed twice, and no two copies are labelled differently."
         return
-    yield "Training refuses rows with unknown labels and images that cannot be used, and leaves out"
-    yield "of a split what is also in one that measures it.\n"
-    for kind, group in itertools.groupby(problems, key=lambda problem: problem["kind"]):
-        texts = [problem["text"] for problem in group]
-        yield f"{len(texts)} {words(kind)}:\n"
-        yield from (f"- {text}" for text in texts[:MAX_PROBLEMS])
+    yield "Training refuses rows with labels it does not know and images it cannot use. It leaves"
+    yield "out the pictures of a split that are also in one that measures it."
+    for kind, heading in PROBLEMS.items():
+        texts = [problem["text"] for problem in problems if problem["kind"] == kind]
+        if texts:
+            yield f"\n{heading}: {len(texts)}\n"
+            yield from (f"- {text}" for text in texts[:MAX_PROBLEMS])
         if (more := len(texts) - MAX_PROBLEMS) > 0:
             yield f"- and {more} more, in `data.json`"
-        yield ""
 
 
 # Labels
@@ -103,9 +116,9 @@ def _missing(attributes: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     }
     rows = [[name, *map(str, own.values())] for name, own in missing.items() if any(own.values())]
     if not rows:
-        yield f"{len(attributes)} attributes; no label is missing."
+        yield f"Attributes: {len(attributes)}; no label is missing."
         return
-    yield f"{len(attributes)} attributes. Images without a label, by split:\n"
+    yield f"Attributes: {len(attributes)}. Images without a label, by split:\n"
     yield from table(["attribute", *next(iter(missing.values()))], rows)
 
 
@@ -159,7 +172,7 @@ def _coverage(coverage: Mapping[str, Any], plots: Sequence[str]) -> Iterator[str
     for split, cells in coverage["splits"].items():
         counts = np.asarray(cells)
         thin, empty = int((counts < thin_below).sum()), int((counts == 0).sum())
-        yield f"\n{split}: {thin} of {counts.size} cells are thin, {empty} are empty.\n"
+        yield f"\n{split}: {thin} of {counts.size} cells are thin, {empty} empty.\n"
         yield from _cross_table(columns, counts, thin_below)
     if left_out := coverage["left_out"]:
         yield f"\nWithout {', '.join(map(words, left_out))}."

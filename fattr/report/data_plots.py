@@ -17,6 +17,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import LogFormatter
 from numpy.typing import NDArray
 
 SPLIT_COLORS = {"train": "#0072B2", "valid": "#D55E00", "test": "#009E73"}
@@ -131,8 +132,9 @@ def phi_plot(names: Sequence[str], phi: NDArray[np.float64]) -> bytes:
     axes.set_xlim(-0.5, n - 1.5)
     axes.set_ylim(n - 0.5, 0.5)
     _plain(axes)
-    bar = figure.colorbar(picture, ax=axes, shrink=0.5, aspect=30)
-    bar.set_label("-1: never together   0: unrelated   1: always together", color=FAINT, fontsize=9)
+    bar = figure.colorbar(picture, ax=axes, shrink=0.5, aspect=30, ticks=[-1, -0.5, 0, 0.5, 1])
+    bar.ax.tick_params(length=0, labelsize=9, labelcolor=INK)
+    bar.set_label("phi; grey: undefined", color=FAINT, fontsize=9)
     bar.outline.set_visible(False)
     return _png(figure)
 
@@ -192,24 +194,24 @@ def sizes_plot(sizes: Mapping[str, Mapping[tuple[int, int], int]]) -> bytes:
 
     ``sizes`` maps splits to counts by (width, height).
     """
-    figure = _figure(6.5, 6, "Image sizes; larger dots are more images")
+    figure = _figure(7, 6.2, "Image sizes; area: images of a size")
     axes = figure.subplots()
     most = max(count for own in sizes.values() for count in own.values())
     for split, own in sizes.items():
         width, height = np.array(list(own)).T
         area = 8 + 300 * np.array(list(own.values())) / most
-        style: dict[str, Any] = {
-            "color": SPLIT_COLORS[split],
-            "marker": SPLIT_MARKERS[split],
-            "label": split,
-        }
+        style: dict[str, Any] = {"color": SPLIT_COLORS[split], "marker": SPLIT_MARKERS[split]}
         axes.scatter(width, height, s=area, alpha=0.5, linewidths=0, **style)
+        axes.scatter([], [], s=30, label=split, **style)
     axes.set_xscale("log")
     axes.set_yscale("log")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter(LogFormatter(minor_thresholds=(1.5, 0.4)))  # none if crowded
     axes.set_xlabel("width, pixels", color=FAINT)
     axes.set_ylabel("height, pixels", color=FAINT)
     _plain(axes, grid="both")
-    axes.legend(frameon=False, fontsize=9, labelcolor=INK, markerscale=0.7)
+    _legend(figure, axes)
     return _png(figure)
 
 
