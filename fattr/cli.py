@@ -17,6 +17,7 @@ from fattr.config import (
     ArchitecturesConfig,
     ContactSheetConfig,
     DemoConfig,
+    DescribeDataConfig,
     EvaluateConfig,
     TrainConfig,
 )
@@ -67,6 +68,13 @@ def _evaluate(argv: Sequence[str]) -> int:
     return evaluate(config)
 
 
+def _describe_data(argv: Sequence[str]) -> int:
+    config = _parse(DescribeDataConfig, "describe-data", argv)
+    from fattr.describe_data_job import describe_data
+
+    return describe_data(config)
+
+
 def _models(argv: Sequence[str]) -> int:
     if argv:
         raise UsageError("fattr models takes no flags")
@@ -114,6 +122,7 @@ JOBS: dict[str, Callable[[Sequence[str]], int]] = {
     "annotate": _annotate,
     "train": _train,
     "evaluate": _evaluate,
+    "describe-data": _describe_data,
     "models": _models,
     "architectures": _architectures,
     "contact-sheet": _contact_sheet,

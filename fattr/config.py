@@ -141,8 +141,6 @@ class TrainConfig(DetectConfig):
     """Begin with crops of this share of their size and let them grow."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] | None = None
     """Of the forward pass; auto is fp32 on CPU, and bf16 or fp16 on a GPU."""
-    channels_last: bool = False
-    """Lay out memory by pixels, which is faster on recent GPUs."""
     compile: bool = False
     """Compile the network with torch.compile first."""
     best_metric: Literal["score", "accuracy", "f1", "average_precision", "loss"] | None = None
@@ -204,6 +202,21 @@ class EvaluateConfig(DetectConfig):
     def group_names(self) -> tuple[str, ...]:
         """The columns named by ``groups``."""
         return tuple(name.strip() for name in self.groups.split(",") if name.strip())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DescribeDataConfig:
+    """Check the images of a labelled data set and describe them and their labels on one page."""
+
+    data: str
+    """Data set as NAME:DIR."""
+    output: str
+    """Folder for DATA_CARD.md, its plots, data.json and facts.parquet; it shows no faces."""
+    limit: int | None = None
+    """Take only the first images of each split."""
+
+    def __post_init__(self) -> None:
+        _check_positive("--limit", self.limit)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

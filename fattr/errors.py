@@ -1,5 +1,7 @@
 """The exception tree. Every message names the thing, what was expected and the remedy, on one line.
 
+A refused data set alone has more lines: one for each of its problems, below the first.
+
 Args of each class equal those of its ``__init__``, so that pickling between processes rebuilds it.
 """
 

@@ -40,6 +40,23 @@ IMAGES = pa.schema(
     metadata={"fattr.schema": f"images/{SCHEMA_VERSION}"},
 )
 
+FACTS = pa.schema(
+    [
+        pa.field("image_uri", pa.string(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),  # empty where ok
+        pa.field("sha256", pa.string()),  # of the file's bytes, null where they cannot be read
+        pa.field("size_bytes", pa.int64()),
+        pa.field("width", pa.int32()),  # upright; from here on null where not ok
+        pa.field("height", pa.int32()),
+        pa.field("brightness", pa.float32()),
+        pa.field("contrast", pa.float32()),
+        pa.field("sharpness", pa.float32()),
+    ],
+    metadata={"fattr.schema": "facts/1"},
+)
+
 _PLACE = (
     pa.field("face_index", pa.int32(), nullable=False),
     pa.field("box_x1", pa.float32(), nullable=False),

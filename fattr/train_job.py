@@ -5,31 +5,28 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from fattr import bundle
 from fattr.attributes import Attribute
-from fattr.build import build_classifier, build_detector, cpu_count, resolve_device
+from fattr.build import build_classifier, cpu_count, resolve_device
 from fattr.bundle import CARD, Bundle
 from fattr.classify.backbones import check_crop_size
 from fattr.classify.cost import cost_table, measure
 from fattr.classify.imagenet import imagenet_checkpoint
 from fattr.config import TrainConfig
 from fattr.crop import named_rule
-from fattr.datasets import DatasetSplit, read_dataset
+from fattr.datasets import DatasetSplit
 from fattr.detect import source as detectors
 from fattr.errors import UsageError
-from fattr.labelled_crops import LabelledCrops, labelled_crops
+from fattr.labelled_crops import LabelledCrops
 from fattr.on_ray.session import ray_session
 from fattr.on_ray.train import CHECKPOINTS, fit_on_ray
 from fattr.outputs import refuse_used_output
 from fattr.presets import TrainPreset, train_preset
-from fattr.progress import track
-from fattr.records import UInt8Array
 from fattr.report.model_card import model_card
 from fattr.report.training import crops_grid, training_curves
 from fattr.runinfo import new_run_id, versions, write_json
@@ -41,31 +38,18 @@ from fattr.train.plan import Recipe, TrainPlan
 from fattr.train.tracking import Tracker, write_history
 from fattr.train.transfer import match_heads
 from fattr.train.verdict import verdict
+from fattr.train_data import (
+    check_data,
+    choose_attributes,
+    cut_crops,
+    held_out_splits,
+    read_split,
+)
 
 log = logging.getLogger(__name__)
 
 COST_BATCH_SIZE = 16
 SHOWN_SAMPLES, SHOWN_EPOCHS = 8, 9  # in crops.png: one row a sample
-
-
-def choose_attributes(preset: TrainPreset, splits: Sequence[DatasetSplit]) -> tuple[Attribute, ...]:
-    """The preset's attributes, or all that the data sets label, in their order.
-
-    Raises:
-        UsageError: a wanted attribute is labelled by none, or by two with another meaning each.
-    """
-    labelled: dict[str, Attribute] = {}
-    for a in chain.from_iterable(split.attributes for split in splits):
-        if labelled.setdefault(a.name, a) != a:
-            raise UsageError(
-                f"two --data declare {a.name} differently: make kind, classes, sensitive and"
-                " description equal"
-            )
-    if not preset.attributes:
-        return tuple(labelled.values())
-    if missing := [name for name in preset.attributes if name not in labelled]:
-        raise UsageError(f"no --data labels {', '.join(missing)}, which the preset trains")
-    return tuple(labelled[name] for name in preset.attributes)
 
 
 def init_weights(init: str, backbone: str) -> Path | None:
@@ -162,32 +146,6 @@ def log_cost(config: TrainConfig, preset: TrainPreset, plan: TrainPlan) -> None:
         log.info("%s", line)
 
 
-def cut_crops(
-    config: TrainConfig,
-    preset: TrainPreset,
-    attributes: tuple[Attribute, ...],
-    splits: Sequence[DatasetSplit],
-) -> LabelledCrops:
-    """Crops of all the splits, one after another."""
-    samples = list(chain.from_iterable(s.samples[: config.limit] for s in splits))
-    source = detectors.find(config.detector)
-    detector = build_detector(source, config, device=resolve_device(config.device))
-
-    def progress(items: Iterator[tuple[UInt8Array, float]]) -> Iterator[tuple[UInt8Array, float]]:
-        return track(items, what=f"cropping {splits[0].split}", total=len(samples))
-
-    cut = labelled_crops(
-        samples,
-        attributes,
-        named_rule(preset.crop_rule, preset.crop_size_hw),
-        detector=detector,
-        num_threads=cpu_count(),
-        progress=progress,
-    )
-    log.info("%s: %d faces, %.4f detected", splits[0].split, len(cut), cut.found.mean())
-    return cut
-
-
 def describe(
     config: TrainConfig, preset: TrainPreset, plan: TrainPlan, splits: Sequence[DatasetSplit]
 ) -> dict[str, Any]:
@@ -213,10 +171,7 @@ def describe(
             "sha256": source.sha256,
             "detect_size": config.detect_size,
         },
-        "data": [
-            {"name": s.name, "images": len(s.samples[: config.limit]), "licence": s.licence}
-            for s in splits
-        ],
+        "data": [{"name": s.name, "images": len(s.samples), "licence": s.licence} for s in splits],
     }
 
 
@@ -286,10 +241,12 @@ def train(config: TrainConfig) -> int:
     output = Path(config.output).absolute()
     refuse_used_output(output)
     preset = train_preset(config.preset)
-    train_splits = [read_dataset(spec, "train") for spec in config.data]
-    valid_splits = [read_dataset(spec, "valid") for spec in config.data]
+    train_splits = [read_split(spec, "train", config.limit) for spec in config.data]
+    valid_splits = [read_split(spec, "valid", config.limit) for spec in config.data]
     attributes = choose_attributes(preset, train_splits)
     plan = build_plan(config, preset, attributes)
+    test_splits = held_out_splits(config.data, config.limit)
+    train_splits, valid_splits = check_data(train_splits, valid_splits, test_splits)
     log_cost(config, preset, plan)
     train_crops = cut_crops(config, preset, attributes, train_splits)
     valid_crops = cut_crops(config, preset, attributes, valid_splits)

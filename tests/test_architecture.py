@@ -27,8 +27,9 @@ LAYERS = (
     {"bundle", "labelled_crops", "metrics"},  # uses
     {"publish", "report", "stages", "train"},
     {"presets", "build"},  # assembly
+    {"train_data"},
     {"local_engine", "on_ray"},  # engines
-    {"annotate_job", "evaluate_job", "train_job"},
+    {"annotate_job", "describe_data_job", "evaluate_job", "train_job"},
     {"demo"},
     {"cli"},
 )
@@ -49,6 +50,7 @@ ONLY_HERE = {
         "detect/detector.py",
         "report/",
         "demo.py",
+        "datasets/check.py",
         "datasets/synthetic.py",
     ),
     "pillow_heif": ("images.py",),
@@ -71,7 +73,7 @@ ENVIRONMENT_READERS = ("storage.py", "on_ray/session.py")
 NEED_TORCH = re.compile(
     r"fattr\.(detect\.(network|from_onnx)"
     r"|classify\.(backbones|cost|export|imagenet|network|transforms)"
-    r"|train\.(?!loss_settings).+)"
+    r"|train\.(?!loss_settings|plan).+)"
 )
 NEED_RAY = re.compile(r"fattr\.(on_ray|on_ray\..+|train_job)")
 

@@ -36,7 +36,7 @@ class DatasetSplit:
 
     ``attributes`` are those that any of its samples may label. ``research_only`` says that a model
     trained on it must not be used otherwise. ``problems`` has one line for each row or folder that
-    cannot be used, which ``samples`` leaves out.
+    cannot be used, which ``samples`` leaves out: file, line and what is wrong.
     """
 
     name: str

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fattr.attributes import Kind
 from fattr.bundle import BundleSpec
+from fattr.report.markdown import table
 
 USE = """\
 Made for describing collections: how often something is seen in many photographs. Not for
@@ -74,21 +75,11 @@ def _group_tables(by_name: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
         }
         yield f"\nAccuracy (and number of faces) by annotated {column.replace('*', ' and ')}:\n"
         if len(values) >= len(by_name):
-            rows = {v: [cells[name, v] for name in by_name] for v in values}
-            yield from _grid(list(by_name), rows)
+            rows = [[v, *(cells[name, v] for name in by_name)] for v in values]
+            yield from table(["", *by_name], rows)
         else:
-            rows = {name: [cells[name, v] for v in values] for name in by_name}
-            yield from _grid(list(values), rows)
-
-
-def _grid(header: Sequence[str], rows: Mapping[str, Sequence[str]]) -> Iterator[str]:
-    def line(cells: Sequence[str]) -> str:
-        return f"| {' | '.join(cell.replace('|', ', ') for cell in cells)} |"
-
-    yield line(["", *header])
-    yield "|---|" + "--:|" * len(header)
-    for title, cells in rows.items():
-        yield line([title, *cells])
+            rows = [[name, *(cells[name, v] for v in values)] for name in by_name]
+            yield from table(["", *values], rows)
 
 
 def _data_lines(training: Mapping[str, Any]) -> Iterator[str]:

@@ -1,0 +1,115 @@
+"""The labelled faces of a training run: what there is, whether it can be used, and its crops."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import chain
+
+from fattr.attributes import Attribute
+from fattr.build import build_detector, cpu_count, resolve_device
+from fattr.config import TrainConfig
+from fattr.crop import named_rule
+from fattr.datasets import DatasetSplit, read_dataset
+from fattr.datasets.check import check_images, digest, problems, refuse_problems, without_leaks
+from fattr.detect import source as detectors
+from fattr.errors import UsageError
+from fattr.labelled_crops import LabelledCrops, labelled_crops
+from fattr.presets import TrainPreset
+from fattr.progress import track
+from fattr.records import UInt8Array
+
+log = logging.getLogger(__name__)
+
+
+def choose_attributes(preset: TrainPreset, splits: Sequence[DatasetSplit]) -> tuple[Attribute, ...]:
+    """The preset's attributes, or all that the data sets label, in their order.
+
+    Raises:
+        UsageError: a wanted attribute is labelled by none, or by two with another meaning each.
+    """
+    labelled: dict[str, Attribute] = {}
+    for a in chain.from_iterable(split.attributes for split in splits):
+        if labelled.setdefault(a.name, a) != a:
+            raise UsageError(
+                f"two --data declare {a.name} differently: make kind, classes, sensitive and"
+                " description equal"
+            )
+    if not preset.attributes:
+        return tuple(labelled.values())
+    if missing := [name for name in preset.attributes if name not in labelled]:
+        raise UsageError(f"no --data labels {', '.join(missing)}, which the preset trains")
+    return tuple(labelled[name] for name in preset.attributes)
+
+
+def read_split(spec: str, split: str, limit: int | None) -> DatasetSplit:
+    """The first images of a split, or all.
+
+    Raises:
+        UsageError: the data set cannot be read.
+    """
+    read = read_dataset(spec, split)
+    return dataclasses.replace(read, samples=read.samples[:limit])
+
+
+def held_out_splits(specs: Sequence[str], limit: int | None) -> list[DatasetSplit]:
+    """The test splits that are there: their pictures are kept out of the others."""
+    found = []
+    for spec in specs:
+        try:
+            found.append(read_split(spec, "test", limit))
+        except UsageError as err:
+            log.warning("no test split to keep apart: %s", err)
+    return found
+
+
+def check_data(
+    train: Sequence[DatasetSplit], valid: Sequence[DatasetSplit], test: Sequence[DatasetSplit]
+) -> tuple[list[DatasetSplit], list[DatasetSplit]]:
+    """The train and valid splits, without pictures that are also in a split that measures them.
+
+    Raises:
+        UsageError: a row's labels were refused, an image of train or valid is missing or damaged,
+            or nothing is left of a split.
+        StorageError: the storage failed, perhaps only for now.
+    """
+    splits = [*train, *valid, *test]
+    facts = check_images(splits, num_threads=cpu_count())
+    refuse_problems(
+        problems([*train, *valid], facts),
+        remedy="mend or remove them; fattr describe-data --data NAME:DIR --output DIR lists all",
+    )
+    for line in digest(problems(splits, facts)):
+        log.warning(line)
+    kept, leaks = without_leaks(splits, facts)
+    for name, count in Counter(leak.split for leak in leaks).items():
+        log.warning("left out of %s: %d images that leak", name, count)
+    return kept[: len(train)], kept[len(train) : len(train) + len(valid)]
+
+
+def cut_crops(
+    config: TrainConfig,
+    preset: TrainPreset,
+    attributes: tuple[Attribute, ...],
+    splits: Sequence[DatasetSplit],
+) -> LabelledCrops:
+    """Crops of all the splits, one after another."""
+    samples = list(chain.from_iterable(s.samples for s in splits))
+    source = detectors.find(config.detector)
+    detector = build_detector(source, config, device=resolve_device(config.device))
+
+    def progress(items: Iterator[tuple[UInt8Array, float]]) -> Iterator[tuple[UInt8Array, float]]:
+        return track(items, what=f"cropping {splits[0].split}", total=len(samples))
+
+    cut = labelled_crops(
+        samples,
+        attributes,
+        named_rule(preset.crop_rule, preset.crop_size_hw),
+        detector=detector,
+        num_threads=cpu_count(),
+        progress=progress,
+    )
+    log.info("%s: %d faces, %.4f detected", splits[0].split, len(cut), cut.found.mean())
+    return cut
