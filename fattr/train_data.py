@@ -113,3 +113,17 @@ def cut_crops(
     )
     log.info("%s: %d faces, %.4f detected", splits[0].split, len(cut), cut.found.mean())
     return cut
+
+
+def refuse_unlabelled(cut: LabelledCrops, attributes: Sequence[Attribute], split: str) -> None:
+    """Refuse attributes that no face of a split has a label for.
+
+    Raises:
+        UsageError: naming them.
+    """
+    labelled = (cut.targets >= 0).any(axis=0)
+    if missing := [a.name for a, known in zip(attributes, labelled, strict=True) if not known]:
+        raise UsageError(
+            f"no face of {split} has a label for {', '.join(missing)}: label some, or leave"
+            " the attribute out of the data set"
+        )

@@ -21,7 +21,7 @@ from fattr.config import TrainConfig
 from fattr.crop import named_rule
 from fattr.datasets import DatasetSplit
 from fattr.detect import source as detectors
-from fattr.errors import UsageError
+from fattr.errors import RunError, UsageError
 from fattr.labelled_crops import LabelledCrops
 from fattr.on_ray.session import ray_session
 from fattr.on_ray.train import CHECKPOINTS, fit_on_ray
@@ -44,6 +44,7 @@ from fattr.train_data import (
     cut_crops,
     held_out_splits,
     read_split,
+    refuse_unlabelled,
 )
 
 log = logging.getLogger(__name__)
@@ -250,13 +251,19 @@ def train(config: TrainConfig) -> int:
     log_cost(config, preset, plan)
     train_crops = cut_crops(config, preset, attributes, train_splits)
     valid_crops = cut_crops(config, preset, attributes, valid_splits)
+    refuse_unlabelled(train_crops, attributes, "train")
+    refuse_unlabelled(valid_crops, attributes, "valid")
     if len(train_crops) < plan.recipe.batch_size:
         raise UsageError(
             f"{len(train_crops)} training images are fewer than one batch of "
             f"{plan.recipe.batch_size}: lower --batch-size"
         )
     output.mkdir(parents=True, exist_ok=True)
-    state = fit(config, plan, train_crops, valid_crops, output)
+    try:
+        state = fit(config, plan, train_crops, valid_crops, output)
+    except RunError as err:
+        _write_run(output, started, time.monotonic() - clock, exit_code=3, error=str(err))
+        raise
     made = make_bundle(
         output / "bundle",
         name=config.preset,
@@ -272,21 +279,29 @@ def train(config: TrainConfig) -> int:
     return 0
 
 
-def _finish(output: Path, made: Bundle, started: datetime, seconds: float) -> None:
-    (made.folder / CARD).write_text(model_card(made.spec, made.model_id, figures={}))
+def _write_run(output: Path, started: datetime, seconds: float, **outcome: object) -> None:
     run = {
         "run_id": new_run_id(started),
         "job": "train",
         "started": started.isoformat(),
         "seconds": round(seconds, 1),
-        "exit_code": 0,
-        "model_id": made.model_id,
-        "training": made.spec.training,
-        "licence": made.spec.licence,
         "versions": versions(),
         "checkpoints": CHECKPOINTS,
     }
-    write_json(output.as_uri() + "/run.json", run)
+    write_json(output.as_uri() + "/run.json", run | outcome)
+
+
+def _finish(output: Path, made: Bundle, started: datetime, seconds: float) -> None:
+    (made.folder / CARD).write_text(model_card(made.spec, made.model_id, figures={}))
+    _write_run(
+        output,
+        started,
+        seconds,
+        exit_code=0,
+        model_id=made.model_id,
+        training=made.spec.training,
+        licence=made.spec.licence,
+    )
     (output / "_SUCCESS").write_bytes(b"")
     macro_accuracy = made.spec.training["valid"]["macro"]["accuracy"]
     log.info("valid macro accuracy %.4f; bundle in %s", macro_accuracy, made.folder)

@@ -89,6 +89,11 @@ def test_training_leaves_a_bundle_and_its_history(trained, data):
     assert str(data) not in kept
     for epoch in range(1, EPOCHS + 1):
         assert f"epoch {epoch}: train loss" in trained.err
+    assert " fit: score " in trained.err  # the verdict
+    for name in ("crops.png", "curves.png"):
+        with Image.open(output / name) as picture:
+            assert min(picture.size) > 300
+    assert list((output / "tensorboard").glob("events.*"))
 
 
 @pytest.mark.ray
@@ -195,3 +200,64 @@ def test_training_data_with_a_damaged_image_is_refused(data, tmp_path):
     assert not output.exists()
     with Image.open(drawn / "images" / "000004.png") as sound:
         assert sound.size == (32, 32)
+
+
+def mapped(root: Path, drawn: Path, attribute: str) -> str:
+    """The drawn faces as a data set of one's own that labels one attribute alone."""
+    root.mkdir()
+    for path in (drawn / "labels.csv", drawn / "images"):
+        (root / path.name).symlink_to(path)
+    rows = (root / "labels.csv").read_text().splitlines()
+    (root / "faces.csv").write_text("\n".join([rows[0], *(f"images/{row}" for row in rows[1:])]))
+    (root / "fattr.toml").write_text(
+        'table = "faces.csv"\nimage = "file"\nsplit = "split"\n'
+        f'licence = "drawn"\n[labels.{attribute}]\n'
+    )
+    return f"table:{root}"
+
+
+@pytest.mark.ray
+@pytest.mark.full
+def test_one_network_learns_from_two_data_sets_with_different_labels(data, tmp_path):
+    named = ("eyeglasses", "wearing_hat")
+    specs = [mapped(tmp_path / name, data, name) for name in named]
+    output = tmp_path / "out"
+    argv = [flag for spec in specs for flag in ("--data", spec)]
+    done = job("train", "--preset", "tiny", *argv, "--epochs", 12, "--output", output)
+    assert done.code == 0, done.err
+    assert tuple(a.name for a in bundle.find(str(output)).spec.attributes) == named
+    for name, spec in zip(named, specs, strict=True):
+        told = tmp_path / f"told-{name}"
+        done = job("evaluate", "--model", output, "--data", spec, "--output", told)
+        assert done.code == 0, done.err
+        own = json.loads((told / "metrics.json").read_text())["attributes"][name]
+        majority = max(own["prevalence"], 1 - own["prevalence"])
+        assert own["accuracy"] > majority + 0.05
+
+
+@pytest.mark.ray
+@pytest.mark.full
+def test_a_run_that_diverges_says_so_and_leaves_no_model(data, tmp_path):
+    output = tmp_path / "out"
+    argv = ["--preset", "tiny", "--data", f"synthetic:{data}", "--output", output]
+    done = job("train", *argv, "--learning-rate", 1e30, "--optimizer", "sgd")
+    assert done.code == 3
+    assert "the loss became NaN or infinite in epoch 1: lower --learning-rate" in done.err
+    assert "Traceback" not in done.err
+    assert json.loads((output / "run.json").read_text())["exit_code"] == 3
+    assert not (output / "bundle").exists()
+    assert not (output / "_SUCCESS").exists()
+
+
+@pytest.mark.ray
+def test_data_that_labels_nothing_is_refused(data, tmp_path):
+    spec = mapped(tmp_path / "mapped", data, "bald")
+    table = tmp_path / "mapped" / "faces.csv"
+    header, *rows = table.read_text().splitlines()
+    column = header.split(",").index("bald")
+    emptied = [",".join("" if i == column else c for i, c in enumerate(r.split(","))) for r in rows]
+    table.write_text("\n".join([header, *emptied]))
+    done = job("train", "--preset", "tiny", "--data", spec, "--output", tmp_path / "out")
+    assert done.code == 2
+    assert "no face of train has a label for bald" in done.err
+    assert not (tmp_path / "out").exists()
