@@ -8,7 +8,7 @@ from enum import StrEnum
 
 RISEN = 0.02  # of the lowest validation loss: more is a rise
 STILL_FALLING = 0.01  # of the validation loss, over the last fifth of the epochs
-GAP = 0.05  # of the score: less on validation than on training by this much is a gap
+GAP = 0.05  # of the score: more on training than on validation by this much is a gap
 
 
 class Fit(StrEnum):
@@ -28,10 +28,10 @@ class Verdict:
 
 
 def verdict(history: Sequence[Mapping[str, float]]) -> Verdict:
-    """From rows with ``epoch``, ``valid_loss``, ``valid_score`` and ``train_score``, one an epoch.
+    """From rows with ``epoch`` and ``valid_``/``train_`` losses and scores, one an epoch.
 
-    Both scores are of the averaged weights without augmentation, so that they can be compared.
-    Overfitting: the validation loss rose again while the scores came apart. Underfitting: it was
+    All are of the averaged weights without augmentation, so that they can be compared.
+    Overfitting: the validation loss rose again while that on training fell. Underfitting: it was
     still falling at the end and the scores had not come apart.
     """
     losses = [row["valid_loss"] for row in history]
@@ -39,20 +39,19 @@ def verdict(history: Sequence[Mapping[str, float]]) -> Verdict:
     last = history[-1]
     gap = last["train_score"] - last["valid_score"]
     rise = losses[-1] / losses[lowest] - 1
-    before = losses[-1 - max(1, len(losses) // 5)] if len(losses) > 1 else losses[-1]
-    fall = 1 - losses[-1] / before
+    change = losses[-1] / losses[-1 - len(losses) // 5] - 1
     scores = f"score {last['train_score']:.3f} on training, {last['valid_score']:.3f} on validation"
-    if rise > RISEN and gap > GAP:
+    if rise > RISEN and last["train_clean_loss"] < history[lowest]["train_clean_loss"]:
         epoch = int(history[lowest]["epoch"])
         return Verdict(
             Fit.OVERFITTING,
             f"{scores}; the validation loss rose by {rise:.1%} after epoch {epoch}: "
             "train for fewer epochs, or with more augmentation, MixUp or data",
         )
-    if fall > STILL_FALLING and gap <= GAP:
+    if change < -STILL_FALLING and gap <= GAP:
         return Verdict(
             Fit.UNDERFITTING,
-            f"{scores}; the validation loss was still falling ({fall:.1%} at the end): "
+            f"{scores}; the validation loss was still falling ({-change:.1%} at the end): "
             "train for more epochs, with a higher rate or a larger network",
         )
-    return Verdict(Fit.GOOD, f"{scores}; the validation loss levelled off")
+    return Verdict(Fit.GOOD, f"{scores}; the validation loss changed by {change:+.1%} at the end")
