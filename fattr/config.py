@@ -129,6 +129,14 @@ class TrainConfig(DetectConfig):
     """Of attributes with several classes."""
     age_sigma: float | None = None
     """Spread of an age's soft target in years; 0: the labelled bin alone."""
+    focal_gamma: float | None = None
+    """How little the focal loss counts what is easy; 2 is usual."""
+    dropout: float | None = None
+    """Before the heads, instead of the preset's."""
+    ema_decay: float | None = None
+    """Of the averaged weights, which are the ones kept."""
+    warmup_frac: float | None = None
+    """Share of the steps over which the learning rate rises."""
     clip_norm: float | None = None
     """Largest norm of all gradients together."""
     accumulate: int | None = None

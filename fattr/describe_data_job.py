@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+import re
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -38,6 +39,8 @@ from fattr.report.data_plots import (
     words,
 )
 from fattr.runinfo import new_run_id, versions, write_json
+
+ELSEWHERE = re.compile(r"file:///(?:[^\s/]+/)*([^\s/]+)")  # a file outside the data set's folder
 
 log = logging.getLogger(__name__)
 
@@ -161,6 +164,7 @@ def coverage_figures(splits: Sequence[DatasetSplit]) -> dict[str, Any]:
     counts = {
         split.split: cell_counts({name: columns[name][split.split] for name in chosen}, values)
         for split in splits
+        if chosen
     }
     return {
         "columns": {name: values[name] for name in chosen},
@@ -285,7 +289,9 @@ def command_of(config: DescribeDataConfig, name: str) -> str:
 def without_root(text: str, config: DescribeDataConfig) -> str:
     """The text with the data set's files named from its folder on."""
     root = storage.canonical_uri(config.data.partition(":")[2]).rstrip("/")
-    return text.replace(f"{root}/", "")
+    if root.endswith(".toml"):
+        root = root.rpartition("/")[0]
+    return ELSEWHERE.sub(r".../\1", text.replace(f"{root}/", ""))
 
 
 def describe(

@@ -121,7 +121,7 @@ def refuse_unlabelled(cut: LabelledCrops, attributes: Sequence[Attribute], split
     Raises:
         UsageError: naming them.
     """
-    labelled = (cut.targets >= 0).any(axis=0)
+    labelled = [bool((column >= 0).any()) for column in cut.targets.T]
     if missing := [a.name for a, known in zip(attributes, labelled, strict=True) if not known]:
         raise UsageError(
             f"no face of {split} has a label for {', '.join(missing)}: label some, or leave"

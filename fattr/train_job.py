@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from fattr import bundle
-from fattr.attributes import Attribute
+from fattr.attributes import Attribute, Kind
 from fattr.build import build_classifier, cpu_count, resolve_device
 from fattr.bundle import CARD, Bundle
 from fattr.classify.backbones import check_crop_size
 from fattr.classify.cost import cost_table, measure
 from fattr.classify.imagenet import imagenet_checkpoint
+from fattr.classify.network import AttributeNet, load_backbone
+from fattr.classify.transforms import build_augmentation
 from fattr.config import TrainConfig
 from fattr.crop import named_rule
 from fattr.datasets import DatasetSplit
@@ -31,7 +33,7 @@ from fattr.report.model_card import model_card
 from fattr.report.training import crops_grid, training_curves
 from fattr.runinfo import new_run_id, versions, write_json
 from fattr.train import checkpoint
-from fattr.train.batches import examples
+from fattr.train.batches import examples, reduced_hw
 from fattr.train.finish import make_bundle
 from fattr.train.loss_settings import LossSettings
 from fattr.train.plan import Recipe, TrainPlan
@@ -104,12 +106,27 @@ def build_recipe(config: TrainConfig, preset: TrainPreset) -> Recipe:
         )
     except ValueError as err:
         raise UsageError(f"settings do not go together: {err}") from err
-    if recipe.batch_size % (config.workers * recipe.accumulate):
+    num_parts = config.workers * recipe.accumulate
+    if recipe.batch_size % num_parts or recipe.batch_size < 2 * num_parts:
         raise UsageError(
             f"batch size {recipe.batch_size} must be a multiple of --workers {config.workers}"
-            f" times --accumulate {recipe.accumulate}"
+            f" times --accumulate {recipe.accumulate}, and leave each part 2 samples or more"
         )
+    build_augmentation(recipe.augmentation, preset.crop_size_hw)
     return recipe
+
+
+def check_metric(recipe: Recipe, attributes: Sequence[Attribute]) -> None:
+    """Refuse a metric that these attributes do not have.
+
+    Raises:
+        UsageError: naming those they have.
+    """
+    if recipe.best_metric not in ("score", "loss") and all(a.kind is Kind.AGE for a in attributes):
+        raise UsageError(
+            f"--best-metric {recipe.best_metric} is a mean over attributes without age, and there"
+            " is no other: use score or loss"
+        )
 
 
 def build_plan(
@@ -121,15 +138,19 @@ def build_plan(
         UsageError: settings that do not go together, a backbone that does not exist or take the
             preset's crops, or first weights that are not there.
     """
-    backbone = config.backbone or preset.backbone
-    check_crop_size(backbone, preset.crop_size_hw)
+    backbone, recipe = config.backbone or preset.backbone, build_recipe(config, preset)
+    check_crop_size(backbone, reduced_hw(preset.crop_size_hw, recipe, 0))
+    check_metric(recipe, attributes)
     init = "none" if config.init_from else config.init or preset.init
+    checkpoint_file = init_weights(init, backbone)
+    if checkpoint_file:  # refused here, not in a worker
+        load_backbone(AttributeNet(backbone, attributes), checkpoint_file)
     return TrainPlan(
         backbone=backbone,
         attributes=attributes,
-        recipe=build_recipe(config, preset),
+        recipe=recipe,
         seed=config.seed,
-        init_weights=init_weights(init, backbone),
+        init_weights=checkpoint_file.read_bytes() if checkpoint_file else None,
         init_bundle=init_bundle(config.init_from, backbone, attributes),
     )
 
@@ -153,12 +174,18 @@ def describe(
     """How the model was made, without paths: for the bundle, its card and ``run.json``."""
     data = " ".join(f"--data {split.name}:DIR" for split in splits)
     given = _given(config, Recipe) | _given(config, LossSettings)
+    defaults = {f.name: f.default for f in dataclasses.fields(config)}
     flags = "".join(
         f"--{name.replace('_', '-')} " + ("" if value is True else f"{value} ")
         for name, value in given.items()
     )
-    flags += f"--backbone {config.backbone} " if config.backbone else ""
+    flags += "".join(
+        f"--{name.replace('_', '-')} {Path(str(value)).name} "
+        for name in ("backbone", "limit", "detector", "detect_size", "seed", "workers")
+        if (value := getattr(config, name)) != defaults[name]
+    )
     start = Path(config.init or preset.init).name
+    flags += f"--init {start} " if config.init else ""
     if plan.init_bundle:
         flags += f"--init-from {plan.init_bundle.spec.name} "
         start = f"{plan.init_bundle.spec.name} {plan.init_bundle.model_id}"
@@ -274,8 +301,9 @@ def train(config: TrainConfig) -> int:
         splits=train_splits,
         training=describe(config, preset, plan, train_splits),
     )
-    summarize(made, state, valid_crops, output)
     _finish(output, made, started, time.monotonic() - clock)
+    summarize(made, state, valid_crops, output)
+    (output / "_SUCCESS").write_bytes(b"")
     return 0
 
 
@@ -302,7 +330,6 @@ def _finish(output: Path, made: Bundle, started: datetime, seconds: float) -> No
         training=made.spec.training,
         licence=made.spec.licence,
     )
-    (output / "_SUCCESS").write_bytes(b"")
     macro_accuracy = made.spec.training["valid"]["macro"]["accuracy"]
     log.info("valid macro accuracy %.4f; bundle in %s", macro_accuracy, made.folder)
     if made.spec.research_only:

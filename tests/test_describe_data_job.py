@@ -286,3 +286,22 @@ def test_coverage_leaves_out_columns_of_one_or_very_many_values_and_a_fourth():
 def test_a_group_column_whose_values_are_no_classes_is_sorted():
     split = split_with([{"age": "38"}, {"age": "9"}], [{}, {}])
     assert coverage_figures([split])["columns"]["age"] == ["38", "9"]
+
+
+def test_one_yes_no_label_from_anywhere_has_a_card_without_paths(faces_dir, tmp_path):
+    """The mapping file is named itself, and its pictures are listed by absolute path."""
+    rows = (faces_dir / "labels.csv").read_text().splitlines()[1:]
+    files = [row.split(",")[0] for row in rows]
+    lines = [f"{faces_dir}/images/{name},{i % 2}" for i, name in enumerate(files)]
+    (tmp_path / "mine").mkdir()
+    lines.append(f"{faces_dir}/images/none.png,1")
+    (tmp_path / "mine" / "faces.csv").write_text("\n".join(["file,smiling", *lines]))
+    mapping = tmp_path / "mine" / "my.toml"
+    mapping.write_text('table = "faces.csv"\nimage = "file"\nlicence = "drawn"\n[labels.smiling]\n')
+    output = tmp_path / "out"
+    assert describe(f"table:{mapping}", output) == 0
+    said = (output / "DATA_CARD.md").read_text() + (output / "data.json").read_text()
+    assert json.loads((output / "data.json").read_text())["coverage"]["columns"] == {}
+    assert ".../none.png" in said
+    assert str(tmp_path) not in said
+    assert str(faces_dir) not in said

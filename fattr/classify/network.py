@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from torch import Tensor, nn
@@ -111,7 +112,7 @@ class TrainingNet(nn.Module):
         return (self.network.classify(maps), *extra)
 
 
-def load_backbone(network: AttributeNet, checkpoint: Path) -> None:
+def load_backbone(network: AttributeNet, checkpoint: Path | BinaryIO) -> None:
     """Put the features and the neck of a torchvision classifier's checkpoint into the network.
 
     Raises:

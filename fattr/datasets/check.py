@@ -236,7 +236,7 @@ def without_leaks(
 
 def _without(split: DatasetSplit, left_out: set[tuple[str, str]]) -> DatasetSplit:
     kept = tuple(s for s in split.samples if (split.split, s.image_uri) not in left_out)
-    if not kept:
+    if split.samples and not kept:
         raise UsageError(
             f"{split.name}: every image of split {split.split!r} is also in a split that measures "
             "it: give the splits different pictures"

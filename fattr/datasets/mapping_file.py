@@ -19,7 +19,7 @@ from fattr.errors import UsageError
 from fattr.tables import faces_schema
 
 FILE_NAME = "fattr.toml"
-DECLARATION = ("kind", "description", "sensitive", "classes", "bin_edges")
+DECLARATION = ("kind", "description", "sensitive", "classes", "bin_edges", "mirrored")
 
 _GROUPS_ONLY = ("race", "ethnicity")
 _TYPE_NAMES = {str: "text", bool: "true or false", dict: "a table", list: "a list"}
@@ -136,6 +136,9 @@ def _declared(name: str, section: Section) -> Attribute:
         raise section.error(f"classes must be a list of text, got {classes!r}")
     if not all(isinstance(edge, int | float) for edge in edges):
         raise section.error(f"bin_edges must be a list of years, got {edges!r}")
+    mirrored = section.get("mirrored", list, [])
+    if unknown := [word for word in mirrored if word not in classes]:
+        raise section.error(f"mirrored must name a class for each class, got {unknown[0]!r}")
     kind = section.need("kind", str)
     if kind not in tuple(Kind):
         raise section.error(f"kind must be {', '.join(Kind)}, got {kind!r}")
@@ -147,6 +150,7 @@ def _declared(name: str, section: Section) -> Attribute:
             sensitive=section.need("sensitive", bool),
             classes=tuple(classes),
             bin_edges=tuple(edges),
+            mirrored=tuple(classes.index(word) for word in mirrored),
         )
     except ValueError as err:
         raise section.error(str(err)) from err

@@ -15,7 +15,7 @@ from fattr.attributes import Attribute
 from fattr.classify.transforms import augmented, build_augmentation
 from fattr.labelled_crops import LabelledCrops
 from fattr.records import UInt8Array
-from fattr.train.plan import TrainPlan
+from fattr.train.plan import Recipe, TrainPlan
 
 SIDE_STEP = 8  # sides of reduced crops are multiples of this
 WHOLE_FROM = 2 / 3  # of the epochs: crops are no longer reduced
@@ -111,10 +111,10 @@ def partners(batch: Tensor) -> Tensor:
     return batch.roll(len(batch) // 2, dims=0)
 
 
-def reduced_hw(size_hw: tuple[int, int], plan: TrainPlan, epoch: int) -> tuple[int, int]:
+def reduced_hw(size_hw: tuple[int, int], recipe: Recipe, epoch: int) -> tuple[int, int]:
     """Size of the crops that the network sees in an epoch: growing, then whole."""
-    progress = min(1.0, epoch / max(1.0, WHOLE_FROM * plan.recipe.epochs))
-    scale = plan.recipe.first_scale + (1 - plan.recipe.first_scale) * progress
+    progress = min(1.0, epoch / max(1.0, WHOLE_FROM * recipe.epochs))
+    scale = recipe.first_scale + (1 - recipe.first_scale) * progress
     if scale >= 1:
         return size_hw
     height, width = (max(SIDE_STEP, round(s * scale / SIDE_STEP) * SIDE_STEP) for s in size_hw)

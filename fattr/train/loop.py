@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import math
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -45,7 +47,7 @@ def build_network(plan: TrainPlan) -> AttributeNet:
         torch.manual_seed(plan.seed)
         network = AttributeNet(plan.backbone, plan.attributes, dropout=plan.recipe.dropout)
     if plan.init_weights:
-        load_backbone(network, plan.init_weights)
+        load_backbone(network, io.BytesIO(plan.init_weights))
     if plan.init_bundle:
         load_bundle_weights(network, plan.init_bundle)
     return network
@@ -134,7 +136,7 @@ class Trainer:
         )
         self.dtype = dtype_of(plan.recipe.precision, context.device)
         self.scaler = torch.amp.GradScaler(context.device.type, enabled=self.dtype is torch.float16)
-        self.epoch, self.best_value, self.best_epoch = 0, -float("inf"), 0
+        self.epoch, self.best_value, self.best_epoch = 0, -math.inf, 0
         self.history: list[dict[str, float]] = []
         self.best_weights: dict[str, Tensor] = {}
 
@@ -221,7 +223,9 @@ class Trainer:
             self.network.features.eval()  # a frozen backbone's batch statistics stay
         losses: list[Tensor] = []
         context = self.context
-        size_hw = reduced_hw((data.crops.shape[1], data.crops.shape[2]), self.plan, self.epoch)
+        size_hw = reduced_hw(
+            (data.crops.shape[1], data.crops.shape[2]), self.plan.recipe, self.epoch
+        )
         for number, (crops, targets) in enumerate(
             batches(
                 data, self.plan, epoch=self.epoch, rank=context.rank, world_size=context.world_size
@@ -236,16 +240,18 @@ class Trainer:
         self.epoch += 1
         return float(torch.stack(losses).mean())
 
-    def _check_finite(self, losses: Sequence[Tensor]) -> None:
-        if not bool(torch.isfinite(torch.stack(list(losses))).all()):
+    def _check_finite(self, tensors: Sequence[Tensor]) -> None:
+        """Of losses, or of weights after an epoch."""
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
             raise RunError(
-                f"the loss became NaN or infinite in epoch {self.epoch + 1}: "
+                f"the loss became NaN or infinite by epoch {len(self.history) + 1}: "
                 "lower --learning-rate, or use --precision fp32"
             )
 
     def validate(self, valid: LabelledCrops, train_part: LabelledCrops) -> dict[str, float]:
         """Figures of the averaged weights, ``valid_...`` and ``train_...``; the best are kept."""
         averaged = cast("AttributeNet", self.ema.module)
+        self._check_finite(list(averaged.parameters()))
         attributes, device = self.plan.attributes, self.context.device
         out = {
             f"valid_{name}": value
@@ -259,9 +265,9 @@ class Trainer:
             attributes,
         )
         out |= {"train_score": seen["score"], "train_clean_loss": seen["loss"]}
-        value = out.get(f"valid_{self.plan.recipe.best_metric}", 0.0)
+        value = out.get(f"valid_{self.plan.recipe.best_metric}", -math.inf)
         value = -value if self.plan.recipe.best_metric == "loss" else value
-        if value > self.best_value:
+        if value > self.best_value or not self.best_weights:
             self.best_value, self.best_epoch = value, self.epoch
             weights = averaged.state_dict().items()
             self.best_weights = {name: tensor.detach().cpu().clone() for name, tensor in weights}

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 MOMENTUM = 0.9
-BACKBONE = "network.features."  # of a classify.network.TrainingNet
+BACKBONE = ("network.features.", "network.neck.")  # of a classify.network.TrainingNet
 
 
 def _groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 from fattr.attributes import Attribute
@@ -42,6 +42,12 @@ class Recipe:
     num_checkpoints: int = 1  # of the best epochs; the last is kept besides
 
     def __post_init__(self) -> None:
+        for name in ("learning_rate", "clip_norm"):
+            if (value := getattr(self, name)) is not None and not 0 < value < math.inf:
+                raise ValueError(f"{name} must be a number over 0: {value}")
+        for name in ("weight_decay", "mixup_alpha"):
+            if not 0 <= (value := getattr(self, name)) < math.inf:
+                raise ValueError(f"{name} must be 0 or more: {value}")
         if self.batch_size % self.accumulate:
             raise ValueError(f"accumulate must divide {self.batch_size}: {self.accumulate}")
         if not 0 < self.first_scale <= 1:
@@ -58,5 +64,5 @@ class TrainPlan:
     attributes: tuple[Attribute, ...]
     recipe: Recipe
     seed: int
-    init_weights: Path | None  # a torchvision checkpoint for the backbone
+    init_weights: bytes | None  # a torchvision checkpoint for the backbone
     init_bundle: Bundle | None = None  # a trained model to start from

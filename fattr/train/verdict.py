@@ -8,6 +8,7 @@ from enum import StrEnum
 
 RISEN = 0.02  # of the lowest validation loss: more is a rise
 STILL_FALLING = 0.01  # of the validation loss, over the last fifth of the epochs
+TINY = 1e-12  # a loss of 0 has no ratio
 GAP = 0.05  # of the score: more on training than on validation by this much is a gap
 
 
@@ -38,8 +39,9 @@ def verdict(history: Sequence[Mapping[str, float]]) -> Verdict:
     lowest = min(range(len(losses)), key=losses.__getitem__)
     last = history[-1]
     gap = last["train_score"] - last["valid_score"]
-    rise = losses[-1] / losses[lowest] - 1
-    change = losses[-1] / losses[-1 - len(losses) // 5] - 1
+    rise = losses[-1] / max(losses[lowest], TINY) - 1
+    back = min(len(losses) - 1, max(1, len(losses) // 5))
+    change = losses[-1] / max(losses[-1 - back], TINY) - 1
     scores = f"score {last['train_score']:.3f} on training, {last['valid_score']:.3f} on validation"
     if rise > RISEN and last["train_clean_loss"] < history[lowest]["train_clean_loss"]:
         epoch = int(history[lowest]["epoch"])

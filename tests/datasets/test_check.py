@@ -270,6 +270,14 @@ def test_a_split_that_leaks_altogether_is_refused(put):
         without_leaks(splits, facts)
 
 
+def test_a_split_that_holds_nothing_leaks_nothing(put):
+    """All rows of test were refused by the reader: that is told as a problem, not as a leak."""
+    train = split_of("train", [put("a.png", png(noise(0)))])
+    test = split_of("test", [], problems=["t.csv, line 2: what?"])
+    facts = check_images([train, test], num_threads=1)
+    assert without_leaks([train, test], facts) == ([train, test], [])
+
+
 def test_all_that_is_wrong_is_listed_and_what_is_refused_comes_first(put):
     good, copy = put("good.png", png(noise(0))), put("copy.png", png(noise(0)))
     twice, gone = put("twice.png", png(noise(1))), good.replace("good", "gone")

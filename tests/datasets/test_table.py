@@ -284,3 +284,23 @@ def test_a_parquet_table_without_a_column_is_refused(parquet_root):
     (Path(parquet_root) / "parts/0.parquet").write_bytes(b"a,b")
     with pytest.raises(UsageError, match=r"0.parquet is not a sound Parquet file"):
         table.read(parquet_root, "test")
+
+
+def test_classes_that_a_mirror_swaps(tmp_path):
+    declared = '[labels.facing]\nkind = "categorical"\nclasses = ["left", "front", "right"]\n'
+    declared += 'mirrored = ["right", "front", "left"]\nsensitive = false\ndescription = "nose"\n'
+    mapping = f'table = "labels/t.csv"\nimage = "file"\nsplit = "part"\nlicence = "o"\n{declared}'
+    root = write(
+        tmp_path, ("a.jpg", "test", "left"), mapping=mapping, header=("file", "part", "facing")
+    )
+    [facing] = table.read(root, "test").attributes
+    assert facing.mirrored == (2, 1, 0)
+    write(tmp_path, mapping=mapping.replace('"right", "front", "left"]', '"right", "up"]'))
+    with pytest.raises(UsageError, match="mirrored must name a class for each class, got 'up'"):
+        table.read(root, "test")
+    write(
+        tmp_path,
+        mapping=mapping.replace('"right", "front", "left"]\ns', '"right", "right", "left"]\ns'),
+    )
+    with pytest.raises(UsageError, match="mirrored must hold each class once"):
+        table.read(root, "test")

@@ -242,7 +242,7 @@ def test_a_run_that_diverges_says_so_and_leaves_no_model(data, tmp_path):
     argv = ["--preset", "tiny", "--data", f"synthetic:{data}", "--output", output]
     done = job("train", *argv, "--learning-rate", 1e30, "--optimizer", "sgd")
     assert done.code == 3
-    assert "the loss became NaN or infinite in epoch 1: lower --learning-rate" in done.err
+    assert "the loss became NaN or infinite by epoch 1: lower --learning-rate" in done.err
     assert "Traceback" not in done.err
     assert json.loads((output / "run.json").read_text())["exit_code"] == 3
     assert not (output / "bundle").exists()

@@ -309,8 +309,9 @@ def test_shares_of_mixup_are_a_beta_folded_at_a_half(plan):
 )
 def test_crops_grow(plan, epoch, size_hw):
     plan = with_recipe(plan, first_scale=0.5, epochs=9)
-    assert reduced_hw((128, 104), plan, epoch) == size_hw
-    assert reduced_hw((128, 104), with_recipe(plan, first_scale=1.0), epoch) == (128, 104)
+    assert reduced_hw((128, 104), plan.recipe, epoch) == size_hw
+    whole = with_recipe(plan, first_scale=1.0).recipe
+    assert reduced_hw((128, 104), whole, epoch) == (128, 104)
 
 
 def test_resized_crops_are_torchvisions(train_crops):
@@ -370,11 +371,30 @@ def test_precision_by_device():
 
 
 def test_a_run_that_stalls_is_stopped(plan, train_crops, valid_crops, tmp_path):
-    plan = with_recipe(plan, learning_rate=0.0, patience=2, epochs=9)
+    plan = with_recipe(plan, learning_rate=1e-30, patience=2, epochs=9)
     fit(LocalContext(tmp_path / "latest"), plan, train_crops, valid_crops)
     state = checkpoint.load(tmp_path / "latest")
     assert (state.epoch, state.best_epoch) == (state.best_epoch + 2, state.best_epoch)
     assert state.epoch < 9
+
+
+def test_a_metric_that_an_epoch_lacks_is_never_the_best(plan, train_crops, valid_crops, tmp_path):
+    """Without a true face in valid there is no average precision; the first epoch is kept."""
+    valid = dataclasses.replace(valid_crops, targets=np.zeros_like(valid_crops.targets))
+    only = dataclasses.replace(plan, attributes=plan.attributes[:1])
+    data = [dataclasses.replace(d, targets=d.targets[:, :1]) for d in (train_crops, valid)]
+    wanted = with_recipe(only, best_metric="average_precision", epochs=2)
+    fit(LocalContext(tmp_path / "latest"), wanted, *data)
+    state = checkpoint.load(tmp_path / "latest")
+    assert (state.best_value, state.best_epoch) == (-np.inf, 1)
+    assert state.best_weights
+
+
+def test_weights_that_are_not_finite_end_the_run(plan, train_crops, valid_crops, tmp_path):
+    trainer = Trainer(LocalContext(tmp_path), plan, TARGETS)
+    next(trainer.ema.module.parameters()).data.fill_(float("nan"))
+    with pytest.raises(RunError, match="lower --learning-rate"):
+        trainer.validate(valid_crops, train_crops)
 
 
 @pytest.mark.parametrize("metric", ["score", "accuracy", "f1", "average_precision", "loss"])
@@ -391,7 +411,7 @@ def test_the_best_epoch_is_by_the_metric_asked_for(
 
 def test_a_loss_that_is_not_finite_ends_the_run(plan, train_crops, valid_crops, tmp_path):
     plan = with_recipe(plan, learning_rate=1e30, optimizer="sgd")
-    with pytest.raises(RunError, match="NaN or infinite in epoch 1: lower --learning-rate"):
+    with pytest.raises(RunError, match="NaN or infinite by epoch 1: lower --learning-rate"):
         fit(LocalContext(tmp_path / "latest"), plan, train_crops, valid_crops)
     assert not any(tmp_path.iterdir())
 

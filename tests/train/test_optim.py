@@ -3,6 +3,8 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR
 
+from fattr.attributes import attribute
+from fattr.classify.network import AttributeNet, TrainingNet
 from fattr.train.optim import build_optimizer, build_schedule
 
 
@@ -51,3 +53,13 @@ def test_only_matrices_decay():
     left = {name: p.detach().flatten()[0].item() for name, p in model.named_parameters()}
     decayed = {"0.weight", "3.weight"}
     assert left == pytest.approx({name: 0.95 if name in decayed else 1.0 for name in left})
+
+
+def test_a_frozen_backbone_is_features_and_neck():
+    """Whose weights come from ImageNet; the heads, and an auxiliary one, learn from the start."""
+    training = TrainingNet(AttributeNet("mobilenet_v3_small", (attribute("smiling"),)))
+    optimizer = build_optimizer(training, name="adamw", learning_rate=0.1, weight_decay=0.0)
+    build_schedule(optimizer, num_steps=10, warmup_frac=0.1, frozen_steps=5)
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    learning = {name for name, p in training.named_parameters() if rates[id(p)] > 0}
+    assert learning == {"network.heads.smiling.weight", "network.heads.smiling.bias"}

@@ -37,6 +37,9 @@ RISING = np.where(EPOCHS < 4, 0.7 - 0.1 * EPOCHS, 0.4 + 0.05 * (EPOCHS - 4))
         ),
         pytest.param(FALLING, FALLING, 0.15, Fit.GOOD, "changed by -19.0% at", id="with-a-gap"),
         pytest.param(LEVEL, FALLING, 0.01, Fit.GOOD, "changed by -0.0% at", id="level"),
+        pytest.param(
+            FALLING[:3], FALLING[:3], 0.0, Fit.UNDERFITTING, "falling (10.0% at", id="three-epochs"
+        ),
         pytest.param(FALLING[:1], FALLING[:1], 0.0, Fit.GOOD, "changed by +0.0%", id="one-epoch"),
     ],
 )
