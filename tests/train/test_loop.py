@@ -1,4 +1,6 @@
 import dataclasses
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -433,6 +435,26 @@ def test_a_part_of_the_data_keeps_its_rows_together():
     assert len(part) == 10
     assert part.crops[:, 0, 0, 0].tolist() == part.targets[:, 0].tolist()
     assert part_of(data, 99, seed=1).targets.tolist() == data.targets.tolist()
+
+
+class WeighedContext(LocalContext):
+    """Notes the process's memory after each epoch, in bytes."""
+
+    def report(self, metrics, checkpoint):
+        super().report(metrics, checkpoint)
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        self.weights.append(pages * os.sysconf("SC_PAGE_SIZE"))
+
+
+@pytest.mark.full
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
+def test_memory_does_not_grow_over_epochs(plan, train_crops, valid_crops, tmp_path):
+    context = WeighedContext(tmp_path / "latest")
+    context.weights = []
+    fit(context, with_recipe(plan, epochs=60), train_crops, valid_crops)
+    settled, last = np.median(context.weights[15:25]), np.median(context.weights[-10:])
+    # A batch kept from each of the 350 steps between would be 6 MB.
+    assert last - settled < 4e6
 
 
 @pytest.mark.full
