@@ -30,7 +30,7 @@ from fattr.metrics.by_group import by_group
 from fattr.outputs import refuse_used_output
 from fattr.progress import track
 from fattr.records import FloatArray, UInt8Array
-from fattr.report.model_card import card_figures, model_card, shown
+from fattr.report.model_card import SHOWN_METRICS, card_figures, model_card, shown
 from fattr.runinfo import new_run_id, versions, write_json
 
 log = logging.getLogger(__name__)
@@ -279,7 +279,7 @@ def update_card(bundle: Bundle, metrics: Mapping[str, Any]) -> None:
 def show(metrics: Mapping[str, Any], console: Console) -> None:
     """The figures as a table, and a line for each attribute and group column; no intersections."""
     table = Table("attribute", box=box.SIMPLE)
-    columns = ("n", "accuracy", "balanced_accuracy", "one_off_accuracy")
+    columns = ("n", *SHOWN_METRICS)
     for column in columns:
         table.add_column(column.replace("_", " "), justify="right")
     for name, row in metrics["attributes"].items():
@@ -292,6 +292,7 @@ def show(metrics: Mapping[str, Any], console: Console) -> None:
         f"{metrics['model']} on {metrics['data']} {metrics['split']}, "
         f"{metrics['num_images']} images: macro accuracy {shown(means['accuracy'])}, "
         f"macro balanced accuracy {shown(means['balanced_accuracy'])}, "
+        f"macro F1 {shown(means['f1'])}, macro AP {shown(means['average_precision'])}, "
         f"detection recall {shown(metrics['detection_recall'])}",
         soft_wrap=True,
         markup=False,

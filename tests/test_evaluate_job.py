@@ -284,6 +284,8 @@ def test_card_gathers_the_figures(evaluate, trained, tmp_path):
     assert figures["synthetic, test, the data set's own crops"]["macro"] == measured["macro"]
     assert f"Mean accuracy {measured['macro']['accuracy']:.4f}" in card
     assert f"| smiling | {NUM_TEST} | {accuracy:.4f} |" in card
+    assert f"mean average precision {measured['macro']['average_precision']:.4f}" in card
+    assert "| attribute | n | accuracy | balanced accuracy | f1 | average precision |" in card
     assert f"{hat['accuracy']:.4f} ({hat['n']})" in card
     assert "by annotated head and skin_tone" in card
     assert measured["command"] in card

@@ -16,7 +16,7 @@ is what a model trained on annotators' impressions says about a picture. Groups 
 the training data are labelled worse; measure on your own pictures before you rely on it."""
 
 
-SHOWN_METRICS = ("accuracy", "balanced_accuracy", "one_off_accuracy")
+SHOWN_METRICS = ("accuracy", "balanced_accuracy", "f1", "average_precision", "one_off_accuracy")
 
 
 def shown(value: float | None) -> str:
@@ -52,12 +52,14 @@ def _figures_table(figures: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
         yield f"`{metrics['command']}`\n"
         yield (
             f"{metrics['num_images']} images. Mean accuracy {shown(macro['accuracy'])}, mean "
-            f"balanced accuracy {shown(macro['balanced_accuracy'])} over "
+            f"balanced accuracy {shown(macro['balanced_accuracy'])}, mean F1 {shown(macro['f1'])}, "
+            f"mean average precision {shown(macro.get('average_precision'))} over "
             f"{metrics['num_macro_attributes']} attributes (age is none of them); faces detected "
             f"{shown(metrics['detection_recall'])}.\n"
         )
-        yield "| attribute | n | accuracy | balanced accuracy | at most one bin off |"
-        yield "|---|--:|--:|--:|--:|"
+        names = " | ".join(metric.replace("_", " ") for metric in SHOWN_METRICS)
+        yield f"| attribute | n | {names} |"
+        yield "|---|--:|" + "--:|" * len(SHOWN_METRICS)
         for name, row in metrics["attributes"].items():
             cells = [shown(row.get(metric)) for metric in SHOWN_METRICS]
             yield f"| {name} | {row['n']} | {' | '.join(cells)} |"
