@@ -115,15 +115,15 @@ def cut_crops(
     return cut
 
 
-def refuse_unlabelled(cut: LabelledCrops, attributes: Sequence[Attribute], split: str) -> None:
-    """Refuse attributes that no face of a split has a label for.
+def refuse_unlabelled(splits: Sequence[DatasetSplit], attributes: Sequence[Attribute]) -> None:
+    """Refuse attributes that no face of these splits has a label for.
 
     Raises:
         UsageError: naming them.
     """
-    labelled = [bool((column >= 0).any()) for column in cut.targets.T]
-    if missing := [a.name for a, known in zip(attributes, labelled, strict=True) if not known]:
+    labelled = {name for split in splits for sample in split.samples for name in sample.targets}
+    if missing := [a.name for a in attributes if a.name not in labelled]:
         raise UsageError(
-            f"no face of {split} has a label for {', '.join(missing)}: label some, or leave"
-            " the attribute out of the data set"
+            f"no face of {splits[0].split} has a label for {', '.join(missing)}: label some, or"
+            " leave the attribute out of the data set"
         )

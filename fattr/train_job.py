@@ -272,14 +272,14 @@ def train(config: TrainConfig) -> int:
     train_splits = [read_split(spec, "train", config.limit) for spec in config.data]
     valid_splits = [read_split(spec, "valid", config.limit) for spec in config.data]
     attributes = choose_attributes(preset, train_splits)
+    for splits in (train_splits, valid_splits):
+        refuse_unlabelled(splits, attributes)
     plan = build_plan(config, preset, attributes)
     test_splits = held_out_splits(config.data, config.limit)
     train_splits, valid_splits = check_data(train_splits, valid_splits, test_splits)
     log_cost(config, preset, plan)
     train_crops = cut_crops(config, preset, attributes, train_splits)
     valid_crops = cut_crops(config, preset, attributes, valid_splits)
-    refuse_unlabelled(train_crops, attributes, "train")
-    refuse_unlabelled(valid_crops, attributes, "valid")
     if len(train_crops) < plan.recipe.batch_size:
         raise UsageError(
             f"{len(train_crops)} training images are fewer than one batch of "

@@ -16,7 +16,13 @@ from fattr.datasets import DatasetSplit, read_dataset, synthetic
 from fattr.errors import UsageError
 from fattr.presets import train_preset
 from fattr.records import Sample
-from fattr.train_data import check_data, choose_attributes, held_out_splits, read_split
+from fattr.train_data import (
+    check_data,
+    choose_attributes,
+    held_out_splits,
+    read_split,
+    refuse_unlabelled,
+)
 
 
 @pytest.fixture
@@ -153,3 +159,13 @@ def test_one_name_has_one_meaning():
     other = dataclasses.replace(MASK, classes=("cloth", "none"))
     with pytest.raises(UsageError, match="two --data declare face_mask differently: make kind"):
         choose_attributes(train_preset("tiny"), [split(MASK), split(other)])
+
+
+def test_an_attribute_without_any_label_is_refused():
+    """Of train or of valid: neither could be learnt, or chosen by."""
+    labelled = dataclasses.replace(
+        split(SMILING, MASK), samples=(Sample("file:///a", {"smiling": 1}),)
+    )
+    with pytest.raises(UsageError, match="no face of train has a label for face_mask: label some"):
+        refuse_unlabelled([labelled, split(MASK)], (SMILING, MASK))
+    refuse_unlabelled([labelled, split(MASK)], (SMILING,))

@@ -247,17 +247,3 @@ def test_a_run_that_diverges_says_so_and_leaves_no_model(data, tmp_path):
     assert json.loads((output / "run.json").read_text())["exit_code"] == 3
     assert not (output / "bundle").exists()
     assert not (output / "_SUCCESS").exists()
-
-
-@pytest.mark.ray
-def test_data_that_labels_nothing_is_refused(data, tmp_path):
-    spec = mapped(tmp_path / "mapped", data, "bald")
-    table = tmp_path / "mapped" / "faces.csv"
-    header, *rows = table.read_text().splitlines()
-    column = header.split(",").index("bald")
-    emptied = [",".join("" if i == column else c for i, c in enumerate(r.split(","))) for r in rows]
-    table.write_text("\n".join([header, *emptied]))
-    done = job("train", "--preset", "tiny", "--data", spec, "--output", tmp_path / "out")
-    assert done.code == 2
-    assert "no face of train has a label for bald" in done.err
-    assert not (tmp_path / "out").exists()
