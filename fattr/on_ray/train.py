@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import torch
 from ray.train.v2.api.exceptions import TrainingFailedError
 from torch import nn
 
+from fattr.build import cpu_count
 from fattr.errors import RunError
 from fattr.labelled_crops import LabelledCrops
 from fattr.on_ray.mailbox import Sender, mailbox
@@ -22,6 +22,16 @@ from fattr.train.loop import fit
 from fattr.train.plan import Recipe, TrainPlan
 
 CHECKPOINTS = "checkpoints"
+
+# glibc gives large blocks back to the system at every free, and a step frees hundreds of megabytes
+# of activations and takes them again: clearing their pages cost as much as the arithmetic. With the
+# memory kept, MobileNetV2 takes 8.5 ms an image on one core instead of 15.1. One arena, since
+# Ray Train runs the loop in a thread and a thread's own arena holds no large blocks.
+KEEP_FREED_MEMORY = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(2**40),
+}
 
 
 class RayContext:
@@ -33,7 +43,7 @@ class RayContext:
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
         self.device = ray.train.torch.get_device()
         if self.device.type == "cpu":
-            torch.set_num_threads(max(1, (os.cpu_count() or 1) // context.get_local_world_size()))
+            torch.set_num_threads(max(1, cpu_count() // context.get_local_world_size()))
 
     def prepare(self, model: nn.Module) -> nn.Module:
         """See ``TrainContext``."""
@@ -109,6 +119,7 @@ def _trainer(
         run_config=ray.train.RunConfig(
             name=CHECKPOINTS,
             storage_path=str(output),
+            worker_runtime_env=None if use_gpu else {"env_vars": KEEP_FREED_MEMORY},
             checkpoint_config=ray.train.CheckpointConfig(
                 num_to_keep=recipe.num_checkpoints,  # the last is kept besides
                 checkpoint_score_attribute=f"valid_{recipe.best_metric}",
