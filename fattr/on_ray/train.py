@@ -116,7 +116,7 @@ def _trainer(
         _train_worker,
         train_loop_config=inputs,
         scaling_config=ray.train.ScalingConfig(num_workers=num_workers, use_gpu=use_gpu),
-        run_config=ray.train.RunConfig(
+        run_config=ray.train.RunConfig(  # type: ignore[call-arg]  # typed as Train V1's
             name=CHECKPOINTS,
             storage_path=str(output),
             worker_runtime_env=None if use_gpu else {"env_vars": KEEP_FREED_MEMORY},
