@@ -1,10 +1,19 @@
 import itertools
+import math
 import re
 from pathlib import Path
 
 import pytest
 
-from fattr.attributes import AGE, CELEBA40, VOCABULARY, Attribute, Kind, attribute
+from fattr.attributes import (
+    AGE,
+    CELEBA40,
+    CONTRADICTIONS,
+    VOCABULARY,
+    Attribute,
+    Kind,
+    attribute,
+)
 from fattr.errors import UsageError
 
 CELEBA_NAMES = """5_o_Clock_Shadow Arched_Eyebrows Attractive Bags_Under_Eyes Bald Bangs Big_Lips
@@ -141,3 +150,24 @@ def test_an_unknown_name_gets_a_suggestion(name, hint):
 def test_an_impossible_attribute_cannot_be_built(fields, message):
     with pytest.raises(ValueError, match=message):
         Attribute(**{"name": "a", "kind": Kind.BINARY, "description": ""} | fields)
+
+
+def test_contradictions_are_of_different_binary_attributes():
+    for one in CONTRADICTIONS:
+        kinds = [attribute(name).kind for name in one.attributes]
+        assert kinds == [Kind.BINARY] * len(set(one.attributes))
+        assert len(kinds) >= 2
+    assert len({frozenset(one.attributes) for one in CONTRADICTIONS}) == len(CONTRADICTIONS)
+    assert CONTRADICTIONS[0].name == "bald_and_bangs"
+
+
+def test_celebas_annotators_rarely_contradict_themselves():
+    if not CELEBA_FILE.is_file():
+        pytest.skip("CelebA's list_attr_celeba.txt is not here")
+    rows = [line.split()[1:] for line in CELEBA_FILE.read_text().splitlines()[2:]]
+    column = {a.name: i for i, a in enumerate(CELEBA40)}
+    for one in CONTRADICTIONS:
+        columns = [column[name] for name in one.attributes]
+        together = sum(all(row[i] == "1" for i in columns) for row in rows)
+        alone = [sum(row[i] == "1" for row in rows) / len(rows) for i in columns]
+        assert together <= math.prod(alone) * len(rows) / 8

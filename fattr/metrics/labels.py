@@ -13,19 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fattr.attributes import Attribute, Kind
-
-Z_95 = 1.959963984540054  # the 0.975 quantile of the normal distribution
-
-
-def wilson_interval(count: int, n: int) -> tuple[float, float]:
-    """The 95 % score interval of a share of ``count`` in ``n`` > 0.
-
-    Wilson, JASA 1927; https://doi.org/10.1080/01621459.1927.10502953
-    """
-    share, z2 = count / n, Z_95**2
-    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = Z_95 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
+from fattr.metrics.intervals import wilson_interval
 
 
 def prevalence(attribute: Attribute, targets: ArrayLike) -> dict[str, Any]:
