@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from fattr.attributes import Attribute, Kind
-from fattr.classify.calibration import Calibration
+from fattr.classify.calibration import Calibration, Curve
 from fattr.errors import UsageError
 from fattr.records import CropRule, TemplatePoint
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # of a bundle with biases or curves, which a reader of 1 would overlook
+FIRST_VERSION = 1  # of all others
 DESCRIPTION, WEIGHTS, ONNX = "bundle.json", "model.safetensors", "model.onnx"
 CARD, FIGURES = "MODEL_CARD.md", "metrics.json"  # outside the hash: written after measuring
 
@@ -69,11 +70,21 @@ def model_id_of(weights: bytes, onnx: bytes, description: Mapping[str, Any]) -> 
     return digest.hexdigest()
 
 
+def _described(spec: BundleSpec) -> dict[str, Any]:
+    """The description as JSON holds it, without the hash; of 2 only what is used."""
+    fields = dataclasses.asdict(spec)
+    new = {name: fields["calibration"].pop(name) for name in ("biases", "curves")}
+    used = {name: values for name, values in new.items() if values}
+    fields["calibration"] |= used
+    version = SCHEMA_VERSION if used else FIRST_VERSION
+    described: dict[str, Any] = json.loads(_canonical({"schema_version": version, **fields}))
+    return described
+
+
 def save(folder: Path, spec: BundleSpec, *, weights: bytes, onnx: bytes) -> Bundle:
     """Write the folder (all but the card) and return what ``load`` would."""
     folder.mkdir(parents=True, exist_ok=True)
-    description = {"schema_version": SCHEMA_VERSION, **dataclasses.asdict(spec)}
-    description = json.loads(_canonical(description))
+    description = _described(spec)
     model_id = model_id_of(weights, onnx, description)
     (folder / WEIGHTS).write_bytes(weights)
     (folder / ONNX).write_bytes(onnx)
@@ -93,9 +104,9 @@ def load(folder: Path) -> Bundle:
         weights, onnx = (folder / WEIGHTS).read_bytes(), (folder / ONNX).read_bytes()
     except (OSError, ValueError, TypeError) as err:
         raise UsageError(f"{folder}: not a model bundle: {err}") from err
-    if description.get("schema_version") != SCHEMA_VERSION:
-        version = description.get("schema_version")
-        raise UsageError(f"{folder}: bundle schema {SCHEMA_VERSION} expected, got {version}")
+    if (version := description.get("schema_version")) not in (FIRST_VERSION, SCHEMA_VERSION):
+        expected = f"{FIRST_VERSION} or {SCHEMA_VERSION}"
+        raise UsageError(f"{folder}: bundle schema {expected} expected, got {version}")
     stated, actual = description.get("model_id"), model_id_of(weights, onnx, description)
     if stated != actual:
         raise UsageError(
@@ -108,8 +119,6 @@ def load(folder: Path) -> Bundle:
 def _spec(description: Mapping[str, Any]) -> BundleSpec:
     fields = {f.name: description[f.name] for f in dataclasses.fields(BundleSpec)}
     rule = fields["crop_rule"]
-    calibration = fields["calibration"]
-    bands = {name: (low, high) for name, (low, high) in calibration["abstain"].items()}
     return BundleSpec(
         **fields
         | {
@@ -121,10 +130,22 @@ def _spec(description: Mapping[str, Any]) -> BundleSpec:
                     TemplatePoint(tuple(p["landmarks"]), p["x"], p["y"]) for p in rule["points"]
                 ),
             ),
-            "calibration": Calibration(
-                calibration["temperatures"], calibration["thresholds"], bands
-            ),
+            "calibration": _calibration(fields["calibration"]),
         }
+    )
+
+
+def _calibration(item: Mapping[str, Any]) -> Calibration:
+    curves = {
+        name: tuple(Curve(tuple(one["log_odds"]), tuple(one["probs"])) for one in found)
+        for name, found in item.get("curves", {}).items()
+    }
+    return Calibration(
+        temperatures=item["temperatures"],
+        thresholds=item["thresholds"],
+        abstain={name: (low, high) for name, (low, high) in item["abstain"].items()},
+        biases={name: tuple(found) for name, found in item.get("biases", {}).items()},
+        curves=curves,
     )
 
 

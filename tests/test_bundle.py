@@ -8,7 +8,7 @@ import pytest
 from fattr import bundle
 from fattr.attributes import AGE, PERCEIVED_GENDER_PRESENTATION, attribute
 from fattr.bundle import BundleSpec
-from fattr.classify.calibration import Calibration
+from fattr.classify.calibration import Calibration, Curve
 from fattr.crop import named_rule
 from fattr.errors import UsageError
 
@@ -25,6 +25,18 @@ SPEC = BundleSpec(
     research_only=True,
     training={"preset": "tiny", "data": [{"name": "celeba", "images": 3}], "best_epoch": 2},
     versions={"torch": "2.9"},
+)
+
+
+BIASED = Calibration(
+    {"smiling": 1.25}, {"smiling": 0.25}, biases={"smiling": (-0.5,), "age": (0.125,) * 9}
+)
+CURVED = Calibration(
+    thresholds={"smiling": 0.25},
+    curves={
+        "smiling": (Curve((-2.0, 0.5), (0.125, 0.75)),),
+        "perceived_gender_presentation": (Curve((0.0,), (0.5,)), Curve((-1.0, 1.0), (0.2, 0.9))),
+    },
 )
 
 
@@ -163,6 +175,43 @@ def test_a_missing_file_is_named(name, folder):
     assert name in refused(folder)
 
 
+@pytest.mark.parametrize("calibration", [BIASED, CURVED], ids=["biases", "curves"])
+def test_a_grown_calibration_is_loaded_as_saved(calibration, tmp_path):
+    spec = dataclasses.replace(SPEC, calibration=calibration)
+    saved = bundle.save(tmp_path / "b", spec, weights=WEIGHTS, onnx=ONNX)
+    loaded = bundle.load(tmp_path / "b")
+    assert loaded.spec == spec
+    assert loaded.model_id == saved.model_id
+    again = bundle.save(tmp_path / "c", loaded.spec, weights=WEIGHTS, onnx=ONNX)
+    assert again.model_id == saved.model_id
+    # A reader that knows schema 1 alone would overlook what is new, and label wrongly.
+    assert described(tmp_path / "b")["schema_version"] == 2
+
+
+def test_a_calibration_without_new_fields_is_written_as_ever(folder):
+    description = described(folder)
+    assert description["schema_version"] == 1
+    assert set(description["calibration"]) == {"temperatures", "thresholds", "abstain"}
+
+
+@pytest.mark.parametrize("name", ["biases", "curves"])
+def test_every_changed_number_of_a_grown_calibration_is_refused(name, tmp_path):
+    calibration = {"biases": BIASED, "curves": CURVED}[name]
+    spec = dataclasses.replace(SPEC, calibration=calibration)
+    bundle.save(tmp_path / "b", spec, weights=WEIGHTS, onnx=ONNX)
+    description = described(tmp_path / "b")
+    paths = list(leaves(description["calibration"][name]))
+    assert len(paths) == {"biases": 10, "curves": 10}[name]
+    for path in paths:
+        tampered = copy.deepcopy(description)
+        parent = tampered["calibration"][name]
+        for key in path[:-1]:
+            parent = parent[key]
+        parent[path[-1]] = changed(parent[path[-1]])
+        rewritten(tmp_path / "b", tampered)
+        refused(tmp_path / "b")
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '"text"', "\x00"])
 def test_a_description_of_something_else_is_refused(text, folder):
     (folder / bundle.DESCRIPTION).write_text(text)
@@ -175,8 +224,8 @@ def test_bytes_that_are_no_text_are_refused(folder):
 
 
 def test_another_schema_is_refused_by_number(folder):
-    rewritten(folder, described(folder) | {"schema_version": 2})
-    assert refused(folder) == f"{folder}: bundle schema 1 expected, got 2"
+    rewritten(folder, described(folder) | {"schema_version": 3})
+    assert refused(folder) == f"{folder}: bundle schema 1 or 2 expected, got 3"
 
 
 @pytest.mark.parametrize(
@@ -185,6 +234,8 @@ def test_another_schema_is_refused_by_number(folder):
         pytest.param({"name": "other"}, id="name"),
         pytest.param({"research_only": False}, id="licence"),
         pytest.param({"calibration": Calibration()}, id="calibration"),
+        pytest.param({"calibration": BIASED}, id="biases"),
+        pytest.param({"calibration": CURVED}, id="curves"),
         pytest.param({"crop_rule": named_rule("celeba", (128, 105))}, id="crop-rule"),
         pytest.param({"attributes": SPEC.attributes[::-1]}, id="order-of-attributes"),
     ],

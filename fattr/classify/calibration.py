@@ -1,7 +1,8 @@
-"""Logits to calibrated probabilities, probabilities to labels; how both are chosen on `valid`."""
+"""Logits to calibrated probabilities, probabilities to labels. What is fitted: fit_calibration."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,22 +13,48 @@ from numpy.typing import NDArray
 from fattr.attributes import Attribute, Kind
 from fattr.records import FloatArray
 
-TEMPERATURES = np.geomspace(0.25, 4.0, 81)
 AGE_INTERVAL = (0.1, 0.9)  # quantiles between which age_low .. age_high lies
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """A map from log odds to a probability that never falls: straight between knots, else flat.
+
+    Probabilities are above 0 and below 1, so that a log loss is finite and those of several
+    classes can be made to sum to 1.
+    """
+
+    log_odds: tuple[float, ...]
+    probs: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.log_odds) != len(self.probs) or not self.probs:
+            sizes = f"{len(self.log_odds)} and {len(self.probs)}"
+            raise ValueError(f"a curve needs as many log odds as probs, and one or more: {sizes}")
+        if any(low >= high for low, high in itertools.pairwise(self.log_odds)):
+            raise ValueError(f"log odds of a curve must rise: {self.log_odds}")
+        if any(low > high for low, high in itertools.pairwise(self.probs)):
+            raise ValueError(f"probs of a curve must not fall: {self.probs}")
+        if not 0 < self.probs[0] <= self.probs[-1] < 1:
+            raise ValueError(f"probs of a curve must lie between 0 and 1: {self.probs}")
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
     """How logits become labels; an attribute that is absent takes the default.
 
-    ``temperatures`` divide logits (default 1). ``thresholds``: a binary label is true at or above
-    (default 0.5). ``abstain``: the label is null where the probability of the most probable class
-    (binary: of true) lies in [low, high).
+    ``temperatures`` divide logits (default 1), then ``biases`` are added, one a logit (default 0).
+    Where there are ``curves``, one a logit, they stand in place of both: each maps the log odds of
+    its class against all others to a probability, and those of several classes are divided by their
+    sum. ``thresholds``: a binary label is true at or above (default 0.5). ``abstain``: the label is
+    null where the probability of the most probable class (binary: of true) lies in [low, high).
     """
 
     temperatures: Mapping[str, float] = field(default_factory=dict)
     thresholds: Mapping[str, float] = field(default_factory=dict)
     abstain: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    biases: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    curves: Mapping[str, tuple[Curve, ...]] = field(default_factory=dict)
 
 
 def logit_slices(attributes: Sequence[Attribute]) -> dict[str, slice]:
@@ -48,16 +75,47 @@ def softmax(logits: FloatArray) -> FloatArray:
     return np.asarray(powers / powers.sum(axis=-1, keepdims=True), np.float32)
 
 
+def log_odds(logits: FloatArray) -> FloatArray:
+    """Of each class against all others, (N, K) of logits (N, K) of K > 1 classes."""
+    num_classes = logits.shape[1]
+    others = np.where(np.eye(num_classes, dtype=bool), -np.inf, logits[:, np.newaxis])
+    top = others.max(axis=2)
+    odds: FloatArray = logits - top - np.log(np.exp(others - top[..., np.newaxis]).sum(axis=2))
+    return odds
+
+
+def attribute_probabilities(
+    logits: FloatArray, attribute: Attribute, calibration: Calibration
+) -> FloatArray:
+    """Logits (N, L) of one attribute -> (N,) of true, or (N, K) over its classes."""
+    name, binary = attribute.name, attribute.kind is Kind.BINARY
+    if name in calibration.curves:
+        return _curve_probabilities(logits, binary, calibration.curves[name])
+    scaled = logits / np.float32(calibration.temperatures.get(name, 1.0))
+    if name in calibration.biases:
+        scaled = scaled + np.asarray(calibration.biases[name], np.float32)
+    return sigmoid(scaled[:, 0]) if binary else softmax(scaled)
+
+
+def _curve_probabilities(logits: FloatArray, binary: bool, curves: Sequence[Curve]) -> FloatArray:
+    odds = logits if binary else log_odds(logits)
+    columns = [
+        np.interp(own, curve.log_odds, curve.probs)
+        for own, curve in zip(odds.T, curves, strict=True)
+    ]
+    probs = np.stack(columns, axis=1)
+    return np.asarray(probs[:, 0] if binary else probs / probs.sum(1, keepdims=True), np.float32)
+
+
 def probabilities(
     logits: FloatArray, attributes: Sequence[Attribute], calibration: Calibration
 ) -> dict[str, FloatArray]:
     """Logits (N, L) -> per attribute (N,) of true, or (N, K) over its classes."""
-    probs = {}
-    for attribute, columns in zip(attributes, logit_slices(attributes).values(), strict=True):
-        scaled = logits[:, columns] / np.float32(calibration.temperatures.get(attribute.name, 1.0))
-        binary = attribute.kind is Kind.BINARY
-        probs[attribute.name] = sigmoid(scaled[:, 0]) if binary else softmax(scaled)
-    return probs
+    slices = logit_slices(attributes)
+    return {
+        a.name: attribute_probabilities(logits[:, slices[a.name]], a, calibration)
+        for a in attributes
+    }
 
 
 def expected_age(probs: FloatArray, attribute: Attribute) -> FloatArray:
@@ -73,6 +131,32 @@ def age_quantile(probs: FloatArray, attribute: Attribute, quantile: float) -> Fl
     cumulative = np.concatenate([np.zeros((len(probs), 1)), probs.cumsum(axis=1)], axis=1)
     ages = [np.interp(quantile * row[-1], row, edges) for row in cumulative]
     return np.asarray(ages, np.float32)
+
+
+def certainty(
+    probs: FloatArray, attribute: Attribute, threshold: float = 0.5
+) -> NDArray[np.float64]:
+    """How far from undecided each of N faces is, 0 .. 1: what an abstention band goes by.
+
+    The probability of the most probable class; of a binary attribute the distance to the threshold
+    as a share of the way to 0 or to 1, so that faces at either end are equally certain wherever
+    the threshold lies. In millionths: faces equally far on both sides are equals.
+    """
+    values: NDArray[np.float64] = np.asarray(probs, np.float64)
+    if attribute.kind is not Kind.BINARY:
+        top: NDArray[np.float64] = values.max(axis=1, initial=0)
+        return top
+    room = np.where(probs >= threshold, 1 - threshold, threshold)
+    return np.round(np.abs(values - threshold) / np.maximum(room, 1e-12), 6)
+
+
+def certainty_limit(certainties: NDArray[np.float64], coverage: float) -> float:
+    """The lowest certainty of N > 0 faces that keeps a label if a share ``coverage`` shall.
+
+    Of equally certain faces all keep theirs, so that more may.
+    """
+    num_dropped = int((1 - coverage) * len(certainties) + 1e-9)
+    return float(np.sort(certainties)[num_dropped])
 
 
 def abstained(
@@ -112,52 +196,3 @@ def labels(
         f"{name}_low": _masked(age_quantile(probs, attribute, AGE_INTERVAL[0]), hidden),
         f"{name}_high": _masked(age_quantile(probs, attribute, AGE_INTERVAL[1]), hidden),
     }
-
-
-def _negative_log_likelihood(
-    logits: FloatArray, targets: NDArray[np.integer], attribute: Attribute, temperature: float
-) -> float:
-    scaled = logits / np.float32(temperature)
-    if attribute.kind is Kind.BINARY:
-        signs = np.where(targets == 1, 1.0, -1.0)
-        return float(np.logaddexp(0, -signs * scaled[:, 0]).mean())
-    chosen = softmax(scaled)[np.arange(len(targets)), targets]
-    return float(-np.log(np.maximum(chosen, 1e-12)).mean())
-
-
-def _best_threshold(probs: FloatArray, targets: NDArray[np.integer]) -> float:
-    """The threshold with most correct labels; of equals the one nearest 0.5."""
-    order = np.argsort(probs, kind="stable")
-    positives = np.concatenate([[0], np.cumsum(targets[order])])
-    negatives = np.arange(len(probs) + 1) - positives
-    correct = negatives + (positives[-1] - positives)  # cut before item i: those from i on are true
-    padded = np.concatenate([[0.0], probs[order].astype(np.float64), [1.0]])
-    cuts = (padded[1:] + padded[:-1]) / 2
-    distinct = padded[1:] > padded[:-1]
-    best = correct == correct[distinct].max()
-    options = cuts[best & distinct]
-    return float(options[np.argmin(abs(options - 0.5))])
-
-
-def fit(
-    logits: FloatArray, targets: NDArray[np.integer], attributes: Sequence[Attribute]
-) -> Calibration:
-    """Temperatures of least log loss and thresholds of best accuracy, on labelled `valid` data.
-
-    ``logits`` (N, L); ``targets`` (N, A), -1 where unknown. An attribute without labels keeps the
-    defaults.
-    """
-    temperatures, thresholds = {}, {}
-    slices = logit_slices(attributes)
-    for index, attribute in enumerate(attributes):
-        known = targets[:, index] >= 0
-        own, truth = logits[known][:, slices[attribute.name]], targets[known, index]
-        if not len(truth):
-            continue
-        losses = [_negative_log_likelihood(own, truth, attribute, t) for t in TEMPERATURES]
-        best = float(TEMPERATURES[int(np.argmin(losses))])
-        temperatures[attribute.name] = best
-        if attribute.kind is Kind.BINARY:
-            probs = sigmoid(own[:, 0] / np.float32(best))
-            thresholds[attribute.name] = _best_threshold(probs, truth)
-    return Calibration(temperatures, thresholds)

@@ -12,6 +12,7 @@ from fattr import bundle
 from fattr.bundle import Bundle, BundleSpec
 from fattr.classify import calibration as calibrate
 from fattr.classify.export import onnx_bytes, weights_bytes
+from fattr.classify.fit_calibration import fit
 from fattr.classify.network import AttributeNet
 from fattr.datasets import DatasetSplit
 from fattr.labelled_crops import LabelledCrops
@@ -28,7 +29,7 @@ def valid_figures(
 ) -> tuple[calibrate.Calibration, dict[str, Any]]:
     """Calibration fitted on `valid`, and the metrics there."""
     logits = predict_logits(network, valid, plan.attributes, torch.device("cpu"))
-    fitted = calibrate.fit(logits, valid.targets, plan.attributes)
+    fitted = fit(logits, valid.targets, plan.attributes)
     probs = calibrate.probabilities(logits, plan.attributes, fitted)
     by_name = {
         a.name: attribute_metrics(

@@ -4,7 +4,7 @@ import scipy.special
 
 from fattr.attributes import AGE, PERCEIVED_GENDER_PRESENTATION, Attribute, Kind, attribute
 from fattr.classify import calibration as calibrate
-from fattr.classify.calibration import Calibration
+from fattr.classify.calibration import Calibration, Curve
 
 SMILING, BALD = attribute("smiling"), attribute("bald")
 PRESENTATION = PERCEIVED_GENDER_PRESENTATION
@@ -97,72 +97,156 @@ def test_ages_of_no_faces_are_empty():
     assert calibrate.age_quantile(none, AGE, 0.5).shape == (0,)
 
 
-@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0, 3.0])
-def test_fit_recovers_a_known_temperature(temperature):
-    rng = np.random.default_rng(0)
-    n = 20_000
-    honest = rng.normal(0, 2, (n, 1 + 3))
-    binary = rng.random(n) < scipy.special.expit(honest[:, 0])
-    classes = (honest[:, 1:] + rng.gumbel(size=(n, 3))).argmax(axis=1)  # a draw from the softmax
-    logits = (honest * temperature).astype(np.float32)
-    targets = np.stack([binary, classes], axis=1).astype(np.int64)
-    got = calibrate.fit(logits, targets, (SMILING, COLOUR))
-    assert got.temperatures["smiling"] == pytest.approx(temperature, rel=0.06)
-    assert got.temperatures["colour"] == pytest.approx(temperature, rel=0.06)
-    assert got.thresholds["smiling"] == pytest.approx(0.5, abs=0.05)
-    assert set(got.thresholds) == {"smiling"}
+BIASES = {"smiling": (0.75,), "colour": (1.0, -2.0, 0.25)}
 
 
-def test_fit_sees_known_labels_only():
-    rng = np.random.default_rng(1)
-    logits = rng.normal(0, 2, (500, 2)).astype(np.float32)
-    targets = np.full((500, 2), -1)
-    targets[:300, 0] = rng.random(300) < scipy.special.expit(logits[:300, 0])
-    got = calibrate.fit(logits, targets, (SMILING, BALD))
-    assert got == calibrate.fit(logits[:300], targets[:300], (SMILING, BALD))
-    assert set(got.temperatures) == {"smiling"}  # bald has no label: defaults
-    assert set(got.thresholds) == {"smiling"}
+def test_biases_are_added_to_the_divided_logits():
+    attributes = (SMILING, COLOUR)
+    logits = np.random.default_rng(1).normal(0, 3, (50, 4)).astype(np.float32)
+    calibration = Calibration({"smiling": 2.0, "colour": 0.5}, biases=BIASES)
+    probs = calibrate.probabilities(logits, attributes, calibration)
+    wanted = scipy.special.softmax(logits[:, 1:] / 0.5 + BIASES["colour"], axis=1)
+    np.testing.assert_allclose(probs["colour"], wanted, rtol=1e-4, atol=1e-6)
+    wanted = scipy.special.expit(logits[:, 0] / 2 + 0.75)
+    np.testing.assert_allclose(probs["smiling"], wanted, rtol=1e-4, atol=1e-6)
 
 
-def test_fit_of_nothing_is_the_defaults():
-    empty = np.zeros((0, 1), np.float32), np.zeros((0, 1), np.int64)
-    assert calibrate.fit(*empty, (SMILING,)) == Calibration()
-
-
-def num_correct(probs, targets, threshold):
-    return int(((probs >= np.float32(threshold)) == (targets == 1)).sum())
+CURVES = {
+    "smiling": (Curve((-2.0, 0.0, 3.0), (0.1, 0.5, 0.9)),),
+    "colour": (
+        Curve((-4.0, 4.0), (0.05, 0.95)),
+        Curve((0.0,), (0.25,)),
+        Curve((-1.0, 1.0), (0.2, 0.2)),
+    ),
+}
 
 
 @pytest.mark.parametrize(
-    ("probs", "targets"),
+    ("logit", "prob"),
+    [(-50, 0.1), (-2, 0.1), (-1, 0.3), (0, 0.5), (1.5, 0.7), (3, 0.9), (50, 0.9)],
+)
+def test_a_curve_is_straight_between_knots_and_flat_outside(logit, prob):
+    logits = np.float32([[logit]])
+    got = calibrate.attribute_probabilities(logits, SMILING, Calibration(curves=CURVES))
+    assert got.tolist() == pytest.approx([prob])
+
+
+def test_curves_of_classes_see_each_class_against_the_others_and_sum_to_one():
+    logits = np.random.default_rng(2).normal(0, 3, (40, 3)).astype(np.float32)
+    got = calibrate.attribute_probabilities(logits, COLOUR, Calibration(curves=CURVES))
+    for face, row in zip(got, logits.astype(np.float64), strict=True):
+        p = scipy.special.softmax(row)
+        red = 0.5 + 0.45 * np.clip(scipy.special.logit(p[0]) / 4, -1, 1)
+        wanted = np.array([red, 0.25, 0.2]) / (red + 0.45)
+        np.testing.assert_allclose(face, wanted, rtol=1e-4)
+
+
+@pytest.mark.parametrize("num_classes", [2, 3, 9])
+def test_log_odds_are_those_of_the_softmax(num_classes):
+    logits = np.random.default_rng(3).normal(0, 4, (200, num_classes)).astype(np.float32)
+    wanted = scipy.special.logit(scipy.special.softmax(logits.astype(np.float64), axis=1))
+    got = calibrate.log_odds(logits)
+    assert got.dtype == np.float32
+    np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_log_odds_of_sure_faces_are_finite():
+    """Where a softmax in float32 is 1 and 0, they still rise with the logit."""
+    odds = calibrate.log_odds(np.float32([[0, 0, 200], [0, 0, 300]]))
+    np.testing.assert_allclose(odds[:, 2], [200 - np.log(2), 300 - np.log(2)], rtol=1e-6)
+    np.testing.assert_allclose(odds[:, 0], [-200, -300], rtol=1e-6)
+
+
+CALIBRATIONS = {
+    "none": Calibration(),
+    "temperature": Calibration({"smiling": 0.25, "colour": 4.0, "age": 1.5}),
+    "biases": Calibration({"smiling": 3.0}, biases=BIASES | {"age": (0.5, -0.5, *[0.1] * 7)}),
+    "curves": Calibration(curves=CURVES | {"age": (Curve((-9.0, 9.0), (1e-4, 0.999)),) * 9}),
+}
+
+
+@pytest.mark.parametrize("calibration", CALIBRATIONS.values(), ids=CALIBRATIONS)
+@pytest.mark.parametrize("one", [SMILING, COLOUR, AGE], ids=lambda one: one.kind)
+@pytest.mark.parametrize("scale", [0.0, 3.0, 1e4])
+def test_probabilities_are_float32_within_range_and_sum_to_one(one, calibration, scale):
+    logits = np.random.default_rng(4).normal(0, scale, (300, one.num_logits)).astype(np.float32)
+    probs = calibrate.attribute_probabilities(logits, one, calibration)
+    assert probs.dtype == np.float32
+    assert probs.shape == ((300,) if one is SMILING else logits.shape)
+    assert (probs >= 0).all()
+    assert (probs <= 1).all()
+    if one is not SMILING:
+        np.testing.assert_allclose(probs.sum(1), 1, atol=1e-6)
+    none = calibrate.attribute_probabilities(logits[:0], one, calibration)
+    assert (none.shape, none.dtype) == ((0, *probs.shape[1:]), np.float32)
+
+
+@pytest.mark.parametrize("calibration", CALIBRATIONS.values(), ids=CALIBRATIONS)
+def test_a_higher_logit_never_has_a_lower_probability(calibration):
+    logits = np.linspace(-20, 20, 10_001, dtype=np.float32)[:, np.newaxis]
+    probs = calibrate.attribute_probabilities(logits, SMILING, calibration)
+    assert (np.diff(probs) >= -1e-7).all()  # tanh rounds
+    assert probs[-1] > probs[0]
+
+
+@pytest.mark.parametrize(
+    ("odds", "probs", "message"),
     [
-        pytest.param([0.3], [1], id="one-true"),
-        pytest.param([0.8], [0], id="one-false"),
-        pytest.param([0.2, 0.2, 0.2], [0, 1, 1], id="all-tied"),
-        pytest.param([0.1, 0.6, 0.7, 0.9], [0, 0, 1, 1], id="separable-above-half"),
-        pytest.param([0.9, 0.1], [0, 1], id="inverted"),
-        pytest.param([0.1, 0.2, 0.3], [0, 0, 0], id="none-true"),
-        pytest.param([0.6, 0.7], [1, 1], id="all-true"),
-        pytest.param([0.0, 1.0, 1.0, 0.0], [0, 1, 0, 0], id="certain"),
-        *(
-            pytest.param(
-                (np.random.default_rng(seed).integers(0, 9, 30) / 8).tolist(),
-                np.random.default_rng(seed + 50).integers(0, 2, 30).tolist(),
-                id=f"random-with-ties-{seed}",
-            )
-            for seed in range(8)
-        ),
+        pytest.param((), (), "one or more: 0 and 0", id="empty"),
+        pytest.param((0.0, 1.0), (0.5,), "one or more: 2 and 1", id="lengths"),
+        pytest.param((0.0, 0.0), (0.1, 0.2), "must rise", id="equal-odds"),
+        pytest.param((1.0, 0.0), (0.1, 0.2), "must rise", id="falling-odds"),
+        pytest.param((0.0, 1.0), (0.2, 0.1), "must not fall", id="falling"),
+        pytest.param((0.0, 1.0), (0.0, 0.1), "between 0 and 1", id="never"),
+        pytest.param((0.0, 1.0), (0.5, 1.0), "between 0 and 1", id="always"),
+        pytest.param((0.0,), (float("nan"),), "between 0 and 1", id="nan"),
     ],
 )
-def test_the_best_threshold_is_the_best_of_all_cuts(probs, targets):
-    probs, targets = np.float32(probs), np.array(targets)
-    got = calibrate._best_threshold(probs, targets)
-    values = np.unique(np.concatenate([[0.0], probs, [1.0]]))
-    cuts = (values[1:] + values[:-1]) / 2
-    best = max(num_correct(probs, targets, cut) for cut in cuts)
-    assert num_correct(probs, targets, got) == best
-    equal = [cut for cut in cuts if num_correct(probs, targets, cut) == best]
-    assert abs(got - 0.5) == pytest.approx(min(abs(cut - 0.5) for cut in equal), abs=1e-6)
+def test_what_is_no_curve_is_refused(odds, probs, message):
+    with pytest.raises(ValueError, match=message):
+        Curve(odds, probs)
+
+
+@pytest.mark.parametrize(
+    ("threshold", "prob", "wanted"),
+    [
+        (0.5, 0.5, 0.0),
+        (0.5, 0.75, 0.5),
+        (0.5, 0.25, 0.5),
+        (0.8, 0.9, 0.5),
+        (0.8, 0.4, 0.5),
+        (0.8, 1.0, 1.0),
+        (0.8, 0.0, 1.0),
+        (0.2, 0.2, 0.0),
+        (1.0, 1.0, 0.0),
+        (0.0, 0.0, 0.0),
+        (0.0, 0.25, 0.25),
+    ],
+)
+def test_certainty_is_the_share_of_the_way_from_the_threshold(threshold, prob, wanted):
+    got = calibrate.certainty(np.float32([prob]), SMILING, threshold)
+    assert got.tolist() == pytest.approx([wanted], abs=1e-6)
+
+
+def test_certainty_of_classes_is_the_top_probability():
+    probs = random_probs(30, 3)
+    assert calibrate.certainty(probs, COLOUR).tolist() == probs.max(1).tolist()
+    assert calibrate.certainty(probs[:0], COLOUR).shape == (0,)
+
+
+@pytest.mark.parametrize("levels", [3, 20, 1000])
+@pytest.mark.parametrize("coverage", [1.0, 0.95, 0.9, 0.7, 0.5, 0.01])
+def test_the_certainty_limit_is_the_highest_that_keeps_enough(coverage, levels):
+    for seed in range(5):
+        certainties = np.random.default_rng(seed).integers(0, levels, 40) / levels
+        limit = calibrate.certainty_limit(certainties, coverage)
+        enough = [c for c in np.unique(certainties) if (certainties >= c).sum() >= coverage * 40]
+        assert limit == max(enough)
+
+
+def test_nine_of_ten_faces_are_nine():
+    """0.1 * 10 is 1, although (1 - 0.9) * 10 is less."""
+    assert calibrate.certainty_limit(np.arange(10) / 10, 0.9) == 0.1
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from fattr import bundle
-from fattr.classify.calibration import fit as fit_calibration
 from fattr.classify.classifier import AttributeClassifier, load_network, onnx_forward
+from fattr.classify.fit_calibration import fit as fit_calibration
 from fattr.classify.network import AttributeNet
 from fattr.datasets.split import DatasetSplit
 from fattr.records import CropRule, Sample, TemplatePoint
