@@ -6,7 +6,8 @@ A table may be a file or a folder of them; the images are files beside it or any
 Parquet column, plain or as Hugging Face writes them. The mapping file:
 
     table = "labels.csv"           # path relative to this file, or a URI
-    image = "file"                 # column of paths relative to the table, or of URIs;
+    image = "file"                 # column of paths relative to the table, or of URIs, which may be
+                                   # of a cell: s3://b/a.parquet#row=12&column=image;
     # image_bytes = "image"        # or else a column of encoded images
     split = "part"                 # optional: the column that says train, valid or test
     subject = "person"             # optional: nobody is in two of the splits that are cut by a hash
@@ -33,6 +34,7 @@ image's path; where only ``valid`` does not occur in that column, it is the like
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -72,6 +74,7 @@ _KEYS = (
     "groups",
 )
 _SUFFIXES = (".csv", ".parquet")
+_CELL = re.compile(r"(\w+://.+)(#row=\d+&column=[^#&]+)", re.DOTALL)  # see image_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,8 +256,10 @@ def _image_uri(mapping: _Mapping, row: _Row) -> str:
     path = row.cells[mapping.image].strip()
     if not path:
         raise MalformedError(f"{row.place}: {mapping.image} names no image")
+    cell = _CELL.fullmatch(path)
+    file, fragment = cell.groups() if cell else (path, "")
     try:
-        return storage.canonical_uri(path, beside=row.table)
+        return storage.canonical_uri(file, beside=row.table) + fragment
     except UsageError as err:
         raise MalformedError(f"{row.place}: {err}") from err
 

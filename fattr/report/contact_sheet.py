@@ -121,16 +121,17 @@ def _counted(count: int, noun: str) -> str:
 
 
 @cache
-def _font(size: int) -> Font:
+def font(size: int) -> Font:
+    """The page's typeface, ``size`` pixels high."""
     return ImageFont.load_default(size)
 
 
 def shortened(text: str, *, size: int, width: float) -> str:
     """The text, or as much of its beginning as fits, and an ellipsis."""
-    font = _font(size)
-    if font.getlength(text) <= width:
+    length = font(size).getlength
+    if length(text) <= width:
         return text
-    n = bisect_right(range(1, len(text)), width, key=lambda n: font.getlength(text[:n] + "..."))
+    n = bisect_right(range(1, len(text)), width, key=lambda n: length(text[:n] + "..."))
     return text[:n].rstrip(" ,") + "..."
 
 
@@ -139,7 +140,7 @@ def wrapped(parts: Sequence[str], *, size: int, width: float, max_lines: int) ->
     lines: list[str] = []
     for part in parts:
         longer = f"{lines[-1]} {part}" if lines else part
-        if lines and _font(size).getlength(longer) <= width:
+        if lines and font(size).getlength(longer) <= width:
             lines[-1] = longer
         elif len(lines) == max_lines:
             break
@@ -184,7 +185,7 @@ def page(
     rows = math.ceil(len(tiles) / columns)
     size = (GAP + columns * (TILE_WIDTH + GAP), top + rows * (height + GAP))
     sheet = Image.new("RGB", size, PAGE)
-    _draw_title(sheet, title, subtitle)
+    draw_title(sheet, title, subtitle)
     for i, tile in enumerate(tiles):
         row, column = divmod(i, columns)
         at = (GAP + column * (TILE_WIDTH + GAP), top + row * (height + GAP))
@@ -198,11 +199,12 @@ def tile_height(tiles: Sequence[Tile]) -> int:
     return 2 * PAD + PICTURE_WH[1] + NAME_HEIGHT + num_lines * LINE_HEIGHT
 
 
-def _draw_title(sheet: Image.Image, title: str, subtitle: str) -> None:
+def draw_title(sheet: Image.Image, title: str, subtitle: str) -> None:
+    """The page's first two lines."""
     draw, width = ImageDraw.Draw(sheet), sheet.width - 2 * GAP
     for text, size, y, color in ((title, TITLE_SIZE, 12, INK), (subtitle, NAME_SIZE, 52, FAINT)):
         fitting = shortened(text, size=size, width=width)
-        draw.text((GAP, y), fitting, color, _font(size))
+        draw.text((GAP, y), fitting, color, font(size))
 
 
 def draw_tile(tile: Tile, *, height: int, show_faces: bool) -> Image.Image:
@@ -218,10 +220,10 @@ def draw_tile(tile: Tile, *, height: int, show_faces: bool) -> Image.Image:
     card.paste(picture, (PAD, PAD))
     y = PAD + PICTURE_WH[1] + NAME_HEIGHT // 2 + 2
     status_color = FAINT if tile.pixels is not None else BAD
-    draw.text((TILE_WIDTH - PAD, y), tile.status, status_color, _font(TEXT_SIZE), anchor="rm")
-    free = PICTURE_WH[0] - _font(TEXT_SIZE).getlength(tile.status) - PAD
+    draw.text((TILE_WIDTH - PAD, y), tile.status, status_color, font(TEXT_SIZE), anchor="rm")
+    free = PICTURE_WH[0] - font(TEXT_SIZE).getlength(tile.status) - PAD
     name = shortened(tile.name, size=NAME_SIZE, width=free)
-    draw.text((PAD, y), name, INK, _font(NAME_SIZE), anchor="lm")
+    draw.text((PAD, y), name, INK, font(NAME_SIZE), anchor="lm")
     for i, line in enumerate(caption(tile)):
         middle = PAD + PICTURE_WH[1] + NAME_HEIGHT + i * LINE_HEIGHT + LINE_HEIGHT // 2
         _draw_line(draw, line, middle)
@@ -232,7 +234,7 @@ def _draw_line(draw: ImageDraw.ImageDraw, line: Line, middle: int) -> None:
     if line.face_index is not None:
         _draw_number(draw, line.face_index, (PAD, middle - NUMBER_WH[1] // 2))
     at = (PAD + line.indent, middle)
-    draw.text(at, line.text, line.color, _font(TEXT_SIZE), anchor="lm")
+    draw.text(at, line.text, line.color, font(TEXT_SIZE), anchor="lm")
 
 
 def _draw_number(draw: ImageDraw.ImageDraw, face_index: int, at: tuple[int, int]) -> None:
@@ -240,7 +242,7 @@ def _draw_number(draw: ImageDraw.ImageDraw, face_index: int, at: tuple[int, int]
     (x, y), (width, height) = at, NUMBER_WH
     draw.rectangle((x, y, x + width - 1, y + height - 1), fill=face_color(face_index))
     middle = (x + width // 2, y + height // 2)
-    draw.text(middle, f"#{face_index}", CARD, _font(NUMBER_SIZE), anchor="mm")
+    draw.text(middle, f"#{face_index}", CARD, font(NUMBER_SIZE), anchor="mm")
 
 
 def face_color(face_index: int) -> Color:
@@ -253,10 +255,10 @@ def _refusal(tile: Tile) -> Image.Image:
     canvas = Image.new("RGB", PICTURE_WH, EMPTY)
     draw = ImageDraw.Draw(canvas)
     x, y = PICTURE_WH[0] // 2, PICTURE_WH[1] // 2
-    draw.text((x, y - 36), tile.status, BAD, _font(NAME_SIZE + 4), anchor="mm")
+    draw.text((x, y - 36), tile.status, BAD, font(NAME_SIZE + 4), anchor="mm")
     words = tile.reason.split()
     for line in wrapped(words, size=TEXT_SIZE, width=PICTURE_WH[0] - 6 * PAD, max_lines=4):
-        draw.text((x, y), line, FAINT, _font(TEXT_SIZE), anchor="mm")
+        draw.text((x, y), line, FAINT, font(TEXT_SIZE), anchor="mm")
         y += LINE_HEIGHT
     return canvas
 

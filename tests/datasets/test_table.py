@@ -276,6 +276,37 @@ def test_a_parquet_table_of_paths_in_a_bucket(s3_bucket):
     assert found.problems == (f"{s3_bucket}/set/t.parquet, row 1: file names no image",)
 
 
+def test_a_table_may_name_cells_of_parquet_files(parquet_root, tmp_path):
+    """The images of another table, as their URIs have it; a path is no URI, whatever it holds."""
+    named = {
+        split: [sample.image_uri for sample in table.read(parquet_root, split).samples]
+        for split in ("train", "valid", "test")
+    }
+    plain = "a.parquet#row=1&column=image"
+    rows = [(uri, split, "1") for split, uris in named.items() for uri in uris]
+    mapping, header = SMALL.format('split = "part"'), ("file", "part", "smiling")
+    (tmp_path / "other").mkdir()
+    root = write(
+        tmp_path / "other",
+        *rows,
+        (plain, "valid", "0"),
+        ("s3://bucket/a b.parquet#row=1&column=x%26y", "valid", "0"),
+        ("file:///a.parquet#row=1", "valid", "0"),
+        mapping=mapping,
+        header=header,
+    )
+    for split, uris in named.items():
+        found = [sample.image_uri for sample in table.read(root, split).samples]
+        assert found[: len(uris)] == uris
+    assert read_image(found[0])[1:4] == b"PNG"
+    others = [s.image_uri for s in table.read(root, "valid").samples[len(named["valid"]) :]]
+    assert others == [
+        f"{storage.canonical_uri(root)}/labels/a.parquet%23row=1&column=image",
+        "s3://bucket/a b.parquet#row=1&column=x%26y",
+        "file:///a.parquet%23row=1",
+    ]
+
+
 def test_a_parquet_table_without_a_column_is_refused(parquet_root):
     path = Path(parquet_root) / "fattr.toml"
     path.write_text(PARQUET.replace('"image"', '"picture"'))

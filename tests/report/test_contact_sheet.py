@@ -104,7 +104,7 @@ def test_wrapped_keeps_parts_whole_and_within_the_width():
     assert len(lines) == 3
     assert " ".join(lines).startswith("attribute number 0, attribute number 1,")
     assert all(line.endswith(",") for line in lines)
-    assert all(sheets._font(15).getlength(line) <= 300 for line in lines)
+    assert all(sheets.font(15).getlength(line) <= 300 for line in lines)
     assert sheets.wrapped([], size=15, width=300, max_lines=3) == []
 
 
@@ -113,7 +113,7 @@ def test_shortened_fits():
     cut = sheets.shortened("W" * 200, size=15, width=100)
     assert cut.startswith("W")
     assert cut.endswith("...")
-    assert sheets._font(15).getlength(cut) <= 100
+    assert sheets.font(15).getlength(cut) <= 100
 
 
 # Pictures
@@ -230,7 +230,7 @@ def test_captions_stay_within_their_card(num_faces):
     assert (f"and {num_faces - sheets.MAX_FACES} more" in texts) == (num_faces > sheets.MAX_FACES)
     for line in sheets.caption(crowd):
         assert (
-            sheets._font(sheets.TEXT_SIZE).getlength(line.text) + line.indent
+            sheets.font(sheets.TEXT_SIZE).getlength(line.text) + line.indent
             <= (sheets.PICTURE_WH[0])
         )
 
