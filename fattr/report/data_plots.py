@@ -38,20 +38,25 @@ def words(name: str) -> str:
     return name.replace("_", " ")
 
 
-def _figure(width: float, height: float, title: str) -> Figure:
+# Pieces that other pictures share
+
+
+def titled_figure(width: float, height: float, title: str) -> Figure:
+    """An empty figure, sides in inches, its title at the top left."""
     layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08)
     figure = Figure(figsize=(width, height), dpi=DPI, layout=layout, facecolor="white")
     figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold", color=INK)
     return figure
 
 
-def _png(figure: Figure) -> bytes:
+def png_bytes(figure: Figure) -> bytes:
+    """The picture as a file."""
     out = io.BytesIO()
     figure.savefig(out, format="png")
     return out.getvalue()
 
 
-def _plain(axes: Axes, *, grid: Literal["x", "y", "both"] | None = None) -> None:
+def plain_axes(axes: Axes, *, grid: Literal["x", "y", "both"] | None = None) -> None:
     """Thin grey axes; grid lines along one axis at most."""
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
@@ -61,6 +66,14 @@ def _plain(axes: Axes, *, grid: Literal["x", "y", "both"] | None = None) -> None
     if grid:
         axes.grid(axis=grid, color=GRID, linewidth=0.8)
         axes.set_axisbelow(True)
+
+
+def legend_above(figure: Figure, axes: Axes) -> None:
+    """What the lines of ``axes`` are, at the top right of the figure."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="upper right", ncols=3, frameon=False, fontsize=9, labelcolor=INK
+    )
 
 
 # Labels
@@ -73,14 +86,14 @@ def shares_plot(panels: Mapping[str, Mapping[str, Mapping[str, Any]]], *, title:
     ``metrics.labels.prevalence`` says of a class. A split that labels none has no dot.
     """
     num_rows = [len(rows) for rows in panels.values()]
-    figure = _figure(8.5, 1.3 + 0.25 * sum(num_rows) + 0.5 * len(panels), title)
+    figure = titled_figure(8.5, 1.3 + 0.25 * sum(num_rows) + 0.5 * len(panels), title)
     grid = figure.subplots(len(panels), 1, squeeze=False, height_ratios=num_rows)
     for axes, (heading, rows) in zip(grid[:, 0], panels.items(), strict=True):
         _share_rows(axes, rows)
         axes.set_title(heading, loc="left", fontsize=10, color=INK)
     grid[-1, 0].set_xlabel("share of labelled images, %; bars: 95 % Wilson interval", color=FAINT)
-    _legend(figure, grid[0, 0])
-    return _png(figure)
+    legend_above(figure, grid[0, 0])
+    return png_bytes(figure)
 
 
 def _share_rows(axes: Axes, rows: Mapping[str, Mapping[str, Any]]) -> None:
@@ -106,21 +119,14 @@ def _share_rows(axes: Axes, rows: Mapping[str, Mapping[str, Any]]) -> None:
     axes.set_yticks(range(len(rows)), [words(name) for name in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlim(left=0)
-    _plain(axes, grid="both")
-
-
-def _legend(figure: Figure, axes: Axes) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(
-        handles, labels, loc="upper right", ncols=3, frameon=False, fontsize=9, labelcolor=INK
-    )
+    plain_axes(axes, grid="both")
 
 
 def phi_plot(names: Sequence[str], phi: NDArray[np.float64]) -> bytes:
     """A heat map of phi (A, A), its lower half; undefined pairs are grey."""
     n = len(names)
     side = 3.0 + 0.21 * n
-    figure = _figure(
+    figure = titled_figure(
         side + 0.6, side - 0.4, "Which labels go together: phi coefficient, all splits"
     )
     axes = figure.subplots()
@@ -131,12 +137,12 @@ def phi_plot(names: Sequence[str], phi: NDArray[np.float64]) -> bytes:
     axes.set_yticks(range(1, n), [words(name) for name in names[1:]])
     axes.set_xlim(-0.5, n - 1.5)
     axes.set_ylim(n - 0.5, 0.5)
-    _plain(axes)
+    plain_axes(axes)
     bar = figure.colorbar(picture, ax=axes, shrink=0.5, aspect=30, ticks=[-1, -0.5, 0, 0.5, 1])
     bar.ax.tick_params(length=0, labelsize=9, labelcolor=INK)
     bar.set_label("phi; grey: undefined", color=FAINT, fontsize=9)
     bar.outline.set_visible(False)
-    return _png(figure)
+    return png_bytes(figure)
 
 
 # Files
@@ -145,7 +151,7 @@ def phi_plot(names: Sequence[str], phi: NDArray[np.float64]) -> bytes:
 def facts_plot(facts: Mapping[str, Mapping[str, NDArray[np.float64]]]) -> bytes:
     """Histograms: a row a split, a column each of brightness, contrast and sharpness."""
     height = 1.4 + 1.6 * len(facts)
-    figure = _figure(10, height, "How the pictures look, scaled to a long side of 128 pixels")
+    figure = titled_figure(10, height, "How the pictures look, scaled to a long side of 128 pixels")
     grid = figure.subplots(len(facts), len(FACT_TITLES), squeeze=False, sharex="col", sharey="col")
     for column, (fact, (heading, unit)) in enumerate(FACT_TITLES.items()):
         edges = _edges(np.concatenate([own[fact] for own in facts.values()]), fact == "sharpness")
@@ -157,7 +163,7 @@ def facts_plot(facts: Mapping[str, Mapping[str, NDArray[np.float64]]]) -> bytes:
                 axes.xaxis.set_major_formatter("{x:g}")
         grid[0, column].set_title(heading, loc="left", fontsize=10, color=INK)
         grid[-1, column].set_xlabel(unit, color=FAINT)
-    return _png(figure)
+    return png_bytes(figure)
 
 
 def _edges(values: NDArray[np.float64], is_log: bool) -> NDArray[np.float64]:
@@ -186,7 +192,7 @@ def _histogram(
         fontsize=8,
         color=INK,
     )
-    _plain(axes, grid="y")
+    plain_axes(axes, grid="y")
 
 
 def sizes_plot(sizes: Mapping[str, Mapping[tuple[int, int], int]]) -> bytes:
@@ -194,7 +200,7 @@ def sizes_plot(sizes: Mapping[str, Mapping[tuple[int, int], int]]) -> bytes:
 
     ``sizes`` maps splits to counts by (width, height).
     """
-    figure = _figure(7, 6.2, "Image sizes; area: images of a size")
+    figure = titled_figure(7, 6.2, "Image sizes; area: images of a size")
     axes = figure.subplots()
     most = max(count for own in sizes.values() for count in own.values())
     for split, own in sizes.items():
@@ -210,9 +216,9 @@ def sizes_plot(sizes: Mapping[str, Mapping[tuple[int, int], int]]) -> bytes:
         axis.set_minor_formatter(LogFormatter(minor_thresholds=(1.5, 0.4)))  # none if crowded
     axes.set_xlabel("width, pixels", color=FAINT)
     axes.set_ylabel("height, pixels", color=FAINT)
-    _plain(axes, grid="both")
-    _legend(figure, axes)
-    return _png(figure)
+    plain_axes(axes, grid="both")
+    legend_above(figure, axes)
+    return png_bytes(figure)
 
 
 # Coverage
@@ -229,7 +235,7 @@ def coverage_plot(
     panels, rows, columns = [("",)] * (3 - len(values)) + [tuple(own) for own in values.values()]
     title = f"Images by {', '.join(map(words, values))}; hatched: fewer than {thin_below}"
     width = 1.8 + len(panels) * (0.5 + 0.46 * len(columns))
-    figure = _figure(
+    figure = titled_figure(
         max(width, 0.12 * len(title)), 1.5 + len(counts) * (0.7 + 0.29 * len(rows)), title
     )
     grid = figure.subplots(len(counts), len(panels), squeeze=False, sharex=True, sharey=True)
@@ -246,7 +252,7 @@ def coverage_plot(
     figure.supxlabel(names[-1], fontsize=10, color=FAINT)
     if len(names) > 1:
         figure.supylabel(names[-2], fontsize=10, color=FAINT)
-    return _png(figure)
+    return png_bytes(figure)
 
 
 def _heat_map(axes: Axes, counts: NDArray[np.int64], most: int, thin_below: int) -> None:
@@ -261,7 +267,7 @@ def _heat_map(axes: Axes, counts: NDArray[np.int64], most: int, thin_below: int)
             axes.add_patch(Rectangle(corner, 1, 1, fill=False, hatch="////", ec=GRID, lw=0))
             style = {"color": THIN, "fontweight": "bold"}
         axes.text(column, row, str(count), ha="center", va="center", fontsize=8, **style)
-    _plain(axes)
+    plain_axes(axes)
 
 
 def _tilt(labels: Sequence[str]) -> dict[str, Any]:
