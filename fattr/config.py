@@ -65,7 +65,7 @@ class AnnotateConfig(DetectConfig):
     """Comma-separated sensitive attributes to write; they have no column otherwise."""
     purpose: str = ""
     """Why the sensitive attributes are needed; kept with the tables."""
-    min_face_px: float = 24
+    min_face_px: float = 32
     """Labels of smaller faces are null; their rows and probabilities stay."""
     max_pixels: int = 178_956_970
     """Images of more pixels are not decoded."""
@@ -181,22 +181,40 @@ class TrainConfig(DetectConfig):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluateConfig(DetectConfig):
-    """Measure a model on a labelled data set."""
+    """Measure a model on a labelled data set: how good, for whom, and when not to trust it."""
 
     model: str
     """Shipped name, bundle folder or training output."""
     data: str
     """Data set as NAME:DIR."""
     output: str
-    """Folder for metrics.json."""
+    """Folder for metrics.json, metrics.parquet, report.html and report.md."""
     split: Literal["train", "valid", "test"] = "test"
     """Which part of the data set."""
     groups: str = ""
-    """Comma-separated group columns of the data set, such as race."""
+    """Comma-separated group columns, such as race: of the data set, or of --group-table."""
+    group_table: str | None = None
+    """CSV or Parquet with a column image (path beside it, or URI) and group columns of your own."""
+    min_group: int = 30
+    """Groups of fewer faces are shown as too few."""
+    against: str | None = None
+    """Another model to compare with on the same faces."""
+    require: tuple[str, ...] = ()
+    """Bar to clear, as "macro_f1>=0.70"; repeat for several. Exit code 1 where one is missed."""
+    robustness: bool = False
+    """Also measure with small, blurred, compressed, dark, turned and hidden faces."""
+    robustness_images: int = 300
+    """How many images of the split that takes."""
+    review: bool = False
+    """Also write mistakes as contact sheets, which show faces, and a table to correct labels in."""
     crops: Literal["detect", "dataset"] = "detect"
     """Crop around the detected face as in serving, or take the data set's pictures as crops."""
-    min_face_px: float = 24
+    min_face_px: float = 32
     """Only to report which share of faces annotate would leave unlabelled."""
+    engine: Literal["auto", "ray", "local"] = "auto"
+    """Ray Data or this process, with equal figures; auto takes Ray from 20,000 images on."""
+    keep_scores: bool = False
+    """Also write scores.parquet: labels and logits of every face, with its image's URI."""
     limit: int | None = None
     """Take only the first images of the split."""
     card: bool = False
@@ -204,12 +222,55 @@ class EvaluateConfig(DetectConfig):
 
     def __post_init__(self) -> None:
         DetectConfig.__post_init__(self)
-        _check_positive("--limit", self.limit)
+        for flag in ("limit", "min_group", "robustness_images"):
+            _check_positive(f"--{flag.replace('_', '-')}", getattr(self, flag))
+        if self.robustness and self.crops == "dataset":
+            raise UsageError("--robustness looks for faces again: it needs --crops detect")
+        if self.group_table and not self.groups:
+            raise UsageError("--group-table needs --groups: name its columns to measure by")
 
     @property
     def group_names(self) -> tuple[str, ...]:
         """The columns named by ``groups``."""
         return tuple(name.strip() for name in self.groups.split(",") if name.strip())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrateConfig(DetectConfig):
+    """Fit probabilities, thresholds and abstention to a data set: a new bundle with its own id."""
+
+    model: str
+    """Shipped name, bundle folder or training output."""
+    data: tuple[str, ...]
+    """Data set as NAME:DIR; repeat for several that label different attributes."""
+    output: str
+    """Folder for the new bundle and calibration.json."""
+    name: str | None = None
+    """Of the new bundle; otherwise that of the model."""
+    split: Literal["valid", "test", "train"] = "valid"
+    """Which part to fit on; a model must be measured on another one."""
+    method: Literal["auto", "temperature", "platt", "isotonic"] = "auto"
+    """How logits become probabilities; auto takes the best by cross-validation."""
+    objective: Literal["accuracy", "balanced_accuracy", "f1", "precision"] = "accuracy"
+    """What thresholds of yes/no attributes are best for."""
+    min_precision: float = 0.9
+    """Of --objective precision: the lowest threshold that surely reaches it."""
+    coverage: float | None = None
+    """Share of faces to label: the least certain of each attribute get none."""
+    min_confidence: float | None = None
+    """Or: no label that is right with a lower probability."""
+    crops: Literal["detect", "dataset"] = "detect"
+    """Crop around the detected face as in serving, or take the data set's pictures as crops."""
+    engine: Literal["auto", "ray", "local"] = "auto"
+    """Ray Data or this process; auto takes Ray from 20,000 images on."""
+    limit: int | None = None
+    """Take only the first images of the split."""
+
+    def __post_init__(self) -> None:
+        DetectConfig.__post_init__(self)
+        _check_positive("--limit", self.limit)
+        if not self.data:
+            raise UsageError("--data NAME:DIR: name at least one data set")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

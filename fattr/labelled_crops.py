@@ -53,24 +53,41 @@ def most_central(faces: Detections, size_hw: tuple[int, int]) -> int | None:
     return int((offsets**2).sum(axis=1).argmin())
 
 
-def _labelled_crop(
-    sample: Sample, rule: CropRule, detector: FaceDetector | None
-) -> tuple[UInt8Array, float]:
-    """The crop and the face's size in pixels, NaN where no face was found or looked for."""
+def read_labelled_image(uri: str) -> UInt8Array:
+    """The upright RGB pixels (H, W, 3) of a data set's image.
+
+    Raises:
+        UsageError: it is missing or cannot be decoded.
+        StorageError: the storage failed, perhaps only for now.
+    """
     try:
-        image = images.decode(read_image(sample.image_uri)).pixels
+        return images.decode(read_image(uri)).pixels
     except ImageError as err:
-        raise UsageError(f"{sample.image_uri}: {err}; mend or remove this labelled image") from err
+        raise UsageError(f"{uri}: {err}; mend or remove this labelled image") from err
     except StorageError as err:
         if err.status not in (Status.MISSING, Status.DENIED):
             raise
         raise UsageError(f"labelled image {err}; mend the data set") from err
-    faces = detector.detect([image])[0] if detector else Detections.empty()
+
+
+def central_face(image: UInt8Array, detector: FaceDetector) -> Detections:
+    """The most central face of an image, alone; none where none is found."""
+    faces = detector.detect([image])[0]
     face = most_central(faces, (image.shape[0], image.shape[1]))
-    if face is None:
+    one = slice(0, 0) if face is None else slice(face, face + 1)
+    return Detections(faces.boxes_xyxy[one], faces.scores[one], faces.landmarks[one])
+
+
+def _labelled_crop(
+    sample: Sample, rule: CropRule, detector: FaceDetector | None
+) -> tuple[UInt8Array, float]:
+    """The crop and the face's size in pixels, NaN where no face was found or looked for."""
+    image = read_labelled_image(sample.image_uri)
+    face = central_face(image, detector) if detector else Detections.empty()
+    if not len(face):
         return central_crop(image, rule), float("nan")
-    face_px = float(boxes.short_sides(faces.boxes_xyxy[face : face + 1])[0])
-    return crop_face(image, faces.landmarks[face], rule), face_px
+    face_px = float(boxes.short_sides(face.boxes_xyxy)[0])
+    return crop_face(image, face.landmarks[0], rule), face_px
 
 
 def labelled_crops(

@@ -2,7 +2,13 @@ import dataclasses
 
 import pytest
 
-from fattr.config import AnnotateConfig, DetectConfig, EvaluateConfig, TrainConfig
+from fattr.config import (
+    AnnotateConfig,
+    CalibrateConfig,
+    DetectConfig,
+    EvaluateConfig,
+    TrainConfig,
+)
 from fattr.errors import UsageError
 
 REQUIRED = {
@@ -10,6 +16,7 @@ REQUIRED = {
     AnnotateConfig: {"images": "in", "output": "out"},
     TrainConfig: {"preset": "tiny", "data": ("folder:in",), "output": "out"},
     EvaluateConfig: {"model": "celeba40", "data": "folder:in", "output": "out"},
+    CalibrateConfig: {"model": "celeba40", "data": ("folder:in",), "output": "out"},
 }
 DETECT_CASES = [
     pytest.param({"detect_size": 0}, "--detect-size must be a positive multiple of 32: 0"),
@@ -47,7 +54,23 @@ CASES = {
             "--init and --init-from exclude each other: give one of them",
         ),
     ],
-    EvaluateConfig: [({"limit": 0}, "--limit must be 1 or more: 0")],
+    EvaluateConfig: [
+        ({"limit": 0}, "--limit must be 1 or more: 0"),
+        ({"min_group": 0}, "--min-group must be 1 or more: 0"),
+        ({"robustness_images": -1}, "--robustness-images must be 1 or more: -1"),
+        (
+            {"robustness": True, "crops": "dataset"},
+            "--robustness looks for faces again: it needs --crops detect",
+        ),
+        (
+            {"group_table": "groups.csv"},
+            "--group-table needs --groups: name its columns to measure by",
+        ),
+    ],
+    CalibrateConfig: [
+        ({"data": ()}, "--data NAME:DIR: name at least one data set"),
+        ({"limit": 0}, "--limit must be 1 or more: 0"),
+    ],
 }
 
 

@@ -5,7 +5,7 @@ from PIL import Image
 from fattr.attributes import attribute
 from fattr.crop import central_crop, crop_face, named_rule
 from fattr.errors import UsageError
-from fattr.labelled_crops import labelled_crops, most_central, targets_of
+from fattr.labelled_crops import central_face, labelled_crops, most_central, targets_of
 from fattr.records import Detections, Sample
 
 RULE = named_rule("celeba", (32, 26))
@@ -61,6 +61,17 @@ def cut(samples, detector, attributes=ATTRIBUTES):
 )
 def test_the_most_central_face(boxes, size_hw, index):
     assert most_central(faces_at(*boxes), size_hw) == index
+
+
+def test_the_central_face_comes_alone_with_all_that_is_its_own():
+    image = np.zeros((100, 200, 3), np.uint8)
+    both = faces_at([0, 0, 20, 20], [90, 40, 110, 60])
+    face = central_face(image, Finds({0: both}))
+    assert len(face) == 1
+    np.testing.assert_array_equal(face.boxes_xyxy[0], both.boxes_xyxy[1])
+    np.testing.assert_array_equal(face.landmarks[0], both.landmarks[1])
+    assert face.scores[0] == both.scores[1]
+    assert len(central_face(image, Finds({}))) == 0
 
 
 def test_crops_are_of_the_central_face_or_of_the_centre(pictures):
