@@ -25,6 +25,7 @@ from fattr.detect.backends import OnnxBackend, TorchBackend
 from fattr.detect.detector import Backend, FaceDetector
 from fattr.detect.source import DetectorSource
 from fattr.errors import UsageError
+from fattr.scoring import ScoredModel, ScoreFaces
 from fattr.stages import Annotate, Model
 
 GPU_BATCH_SIZE = 8
@@ -154,6 +155,33 @@ def build_annotate(plan: AnnotatePlan, *, num_threads: int = 1) -> Annotate:
         min_face_px=config.min_face_px,
         max_pixels=config.max_pixels,
     )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ScorePlan:
+    """All that a worker needs to score labelled images; nothing in it is a path."""
+
+    config: DetectConfig
+    source: DetectorSource | None  # None: the pictures are crops already
+    bundles: tuple[Bundle, ...]
+    device: str
+
+
+def build_scoring(plan: ScorePlan, *, num_threads: int = 1) -> ScoreFaces:
+    """The stage that turns fetched labelled images into logits, with its networks loaded."""
+    detector = None
+    if plan.source:
+        detector = build_detector(
+            plan.source, plan.config, device=plan.device, num_threads=num_threads
+        )
+    models = [
+        ScoredModel(
+            build_classifier(bundle, device=plan.device, num_threads=num_threads),
+            bundle.spec.crop_rule,
+        )
+        for bundle in plan.bundles
+    ]
+    return ScoreFaces(detector, models)
 
 
 def settings_of(plan: AnnotatePlan) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import tyro
 from fattr.config import (
     AnnotateConfig,
     ArchitecturesConfig,
+    CalibrateConfig,
     ContactSheetConfig,
     DemoConfig,
     DescribeDataConfig,
@@ -66,6 +67,13 @@ def _evaluate(argv: Sequence[str]) -> int:
     from fattr.evaluate_job import evaluate
 
     return evaluate(config)
+
+
+def _calibrate(argv: Sequence[str]) -> int:
+    config = _parse(CalibrateConfig, "calibrate", argv)
+    from fattr.calibrate_job import calibrate
+
+    return calibrate(config)
 
 
 def _describe_data(argv: Sequence[str]) -> int:
@@ -122,6 +130,7 @@ JOBS: dict[str, Callable[[Sequence[str]], int]] = {
     "annotate": _annotate,
     "train": _train,
     "evaluate": _evaluate,
+    "calibrate": _calibrate,
     "describe-data": _describe_data,
     "models": _models,
     "architectures": _architectures,

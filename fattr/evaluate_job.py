@@ -1,15 +1,18 @@
-"""``jobs/evaluate.py``: a model and a labelled data set in, ``metrics.json`` out."""
+"""``jobs/evaluate.py``: a model and a labelled data set in; figures, a report and a verdict out."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -17,29 +20,66 @@ from rich.table import Table
 from fattr import bundle as bundles
 from fattr import storage
 from fattr.attributes import Attribute
-from fattr.build import build_classifier, build_detector, cpu_count, resolve_device
+from fattr.build import (
+    ScorePlan,
+    build_classifier,
+    build_detector,
+    cpu_count,
+    resolve_device,
+)
 from fattr.bundle import CARD, FIGURES, Bundle
 from fattr.config import EvaluateConfig
 from fattr.datasets import DatasetSplit, read_dataset
+from fattr.datasets.groups import with_groups
 from fattr.detect import source as detectors
 from fattr.detect.source import DetectorSource
 from fattr.errors import UsageError
-from fattr.labelled_crops import LabelledCrops, labelled_crops
-from fattr.metrics.attribute import Metrics, attribute_metrics, macro
-from fattr.metrics.by_group import by_group
+from fattr.evaluate_review import write_review
+from fattr.evaluation import answers_of, evaluation
+from fattr.metrics.attribute import Metrics
+from fattr.metrics.by_group import OK, group_members
+from fattr.metrics.compare import Answers, compare
 from fattr.outputs import refuse_used_output
 from fattr.progress import track
-from fattr.records import FloatArray, UInt8Array
+from fattr.report.evaluation.markdown import evaluation_markdown
+from fattr.report.evaluation.page import evaluation_page
+from fattr.report.metrics_table import metrics_table
 from fattr.report.model_card import SHOWN_METRICS, card_figures, model_card, shown
+from fattr.report.robustness_plots import robustness_png
+from fattr.requirements import Requirement, all_met, check, judge, lines, parse
+from fattr.robustness import evenly_spread, robustness_figures
 from fattr.runinfo import new_run_id, versions, write_json
+from fattr.score_data import choose_engine, refuse_problems, score, shared_attributes
+from fattr.scores import Scores
+from fattr.stages import Model
 
 log = logging.getLogger(__name__)
+
+EXIT_MISSED = 1  # a bar of --require
+
+_OF_RUN = (
+    "run_id",
+    "model",
+    "model_id",
+    "data",
+    "split",
+    "engine",
+    "command",
+    "seconds",
+    "versions",
+    "num_images",
+    "macro",
+    "requirements",
+)
 
 # Flags that change a figure, given in the command of metrics.json where they are not the default.
 _FLAGS = (
     "groups",
+    "min_group",
     "crops",
     "min_face_px",
+    "robustness",
+    "robustness_images",
     "limit",
     "detect_size",
     "score_threshold",
@@ -47,21 +87,54 @@ _FLAGS = (
 )
 
 
-def shared_attributes(bundle: Bundle, split: DatasetSplit) -> tuple[Attribute, ...]:
-    """What the bundle predicts and the data set labels, in the bundle's order.
+@dataclass(frozen=True, slots=True, eq=False)
+class Request:
+    """What was asked for, found and checked before any image is read."""
+
+    config: EvaluateConfig
+    bundle: Bundle
+    other: Bundle | None  # to compare with
+    split: DatasetSplit
+    attributes: tuple[Attribute, ...]  # that the bundle predicts and the data set labels
+    source: DetectorSource | None  # None: the pictures are crops already
+    requirements: tuple[Requirement, ...]
+
+    @property
+    def compared(self) -> tuple[Attribute, ...]:
+        """The attributes that both models predict."""
+        theirs = self.other.spec.attributes if self.other else ()
+        return tuple(a for a in self.attributes if a in theirs)
+
+
+def check_request(config: EvaluateConfig) -> Request:
+    """The request with all that it names.
 
     Raises:
-        UsageError: there is no such attribute.
+        UsageError: something named does not exist, or does not fit together.
     """
-    classes = {a.name: a.classes for a in split.attributes}
-    predicted = bundle.spec.attributes
-    shared = tuple(a for a in predicted if classes.get(a.name) == a.classes)
-    if not shared:
-        raise UsageError(
-            f"model {bundle.spec.name} predicts nothing that data set {split.name} labels "
-            f"({', '.join(classes)}): choose another --data"
-        )
-    return shared
+    requirements = parse(config.require)
+    bundle = bundles.find(config.model)
+    other = bundles.find(config.against) if config.against else None
+    split = read_dataset(config.data, config.split)
+    refuse_problems(split)
+    if config.group_table:
+        split = with_groups(split, config.group_table)
+    refuse_unknown_groups(config.group_names, split)
+    split = dataclasses.replace(split, samples=split.samples[: config.limit])
+    attributes = shared_attributes(bundle, split)
+    check(
+        requirements,
+        attributes,
+        groups=bool(config.group_names),
+        against=other is not None,
+        detection=config.crops == "detect",
+    )
+    source = detectors.find(config.detector) if config.crops == "detect" else None
+    request = Request(config, bundle, other, split, attributes, source, requirements)
+    if other and not request.compared:
+        names = ", ".join(a.name for a in attributes)
+        raise UsageError(f"--against {config.against}: it predicts none of {names}")
+    return request
 
 
 def refuse_unknown_groups(names: Sequence[str], split: DatasetSplit) -> None:
@@ -77,125 +150,36 @@ def refuse_unknown_groups(names: Sequence[str], split: DatasetSplit) -> None:
         )
 
 
-def refuse_problems(split: DatasetSplit) -> None:
-    """Refuse a split of which a part cannot be used: its figures would be those of the rest.
-
-    Raises:
-        UsageError: naming the first problem.
-    """
-    if split.problems:
-        raise UsageError(
-            f"data set {split.name}: {len(split.problems)} rows or folders cannot be used;"
-            f" mend or remove them, the first: {split.problems[0]}"
-        )
-
-
-def cut_crops(
-    config: EvaluateConfig,
-    bundle: Bundle,
-    attributes: Sequence[Attribute],
-    split: DatasetSplit,
-    source: DetectorSource | None,
-) -> LabelledCrops:
-    """The split's faces by the bundle's crop rule; without a detector, whole pictures."""
-    device = resolve_device(config.device)
-    samples = split.samples[: config.limit]
-
-    def progress(items: Iterator[tuple[UInt8Array, float]]) -> Iterator[tuple[UInt8Array, float]]:
-        return track(items, what=f"cropping {split.split}", total=len(samples))
-
-    return labelled_crops(
-        samples,
-        attributes,
-        bundle.spec.crop_rule,
-        detector=build_detector(source, config, device=device) if source else None,
-        num_threads=cpu_count(),
-        progress=progress,
-    )
-
-
-def attribute_figures(
-    bundle: Bundle,
-    attributes: Sequence[Attribute],
-    faces: LabelledCrops,
-    probs: Mapping[str, FloatArray],
-    groups: Sequence[str],
-) -> dict[str, Metrics]:
-    """Metrics of each attribute at the bundle's thresholds, and by the group columns asked for."""
-    columns = {name: faces.groups[name] for name in groups}
-    figures = {}
-    for i, attribute in enumerate(attributes):
-        targets, own = faces.targets[:, i], probs[attribute.name]
-        threshold = bundle.spec.calibration.thresholds.get(attribute.name, 0.5)
-        metrics = attribute_metrics(attribute, targets, own, threshold)
-        if columns:
-            metrics["by_group"] = by_group(attribute, targets, own, threshold, columns)
-        figures[attribute.name] = metrics
-    return figures
-
-
-def detection_figures(
-    faces: LabelledCrops, source: DetectorSource | None, *, min_face_px: float
-) -> dict[str, Any]:
-    """Share of pictures with a face found, and of found faces that annotate would not label.
-
-    Null where no face was looked for; the second also where none was found.
-    """
-    found_px = faces.face_px[faces.found]
-    return {
-        "detection_recall": float(faces.found.mean()) if source else None,
-        "min_face_px": min_face_px,
-        "gated_frac": float((found_px < min_face_px).mean()) if len(found_px) else None,
-    }
-
-
-def command_of(config: EvaluateConfig, model: str, data: str, detector: str | None) -> str:
+def command_of(request: Request) -> str:
     """What to run for the same figures, without this machine's paths."""
+    config, source = request.config, request.source
     defaults = {field.name: field.default for field in dataclasses.fields(config)}
     values = {name: getattr(config, name) for name in _FLAGS}
-    if detector:
-        values["detector"] = detector
+    if source:
+        values["detector"] = source.name
+    if config.group_table:
+        values["group_table"] = Path(config.group_table).name
+    if request.other:
+        values["against"] = request.other.spec.name
     changed = "".join(
-        f" --{name.replace('_', '-')} {value}"
+        f" --{name.replace('_', '-')}" + ("" if value is True else f" {value}")
         for name, value in values.items()
         if value != defaults[name]
     )
     return (
-        f"python jobs/evaluate.py --model {model} --data {data}:DIR --split {config.split}"
-        f"{changed} --output DIR"
+        f"python jobs/evaluate.py --model {request.bundle.spec.name} "
+        f"--data {request.split.name}:DIR --split {config.split}{changed} --output DIR"
     )
 
 
-def measure(
-    config: EvaluateConfig, bundle: Bundle, split: DatasetSplit, source: DetectorSource | None
-) -> dict[str, Any]:
-    """The figures of ``metrics.json``: of all labelled faces, gate and abstention ignored.
-
-    Raises:
-        UsageError: model and data set share no attribute, or a labelled image cannot be decoded.
-        StorageError: a labelled image cannot be read.
-    """
-    attributes = shared_attributes(bundle, split)
-    faces = cut_crops(config, bundle, attributes, split, source)
-    classifier = build_classifier(
-        bundle, device=resolve_device(config.device), num_threads=cpu_count()
-    )
-    probs = classifier.predict_proba(faces.crops)
-    by_name = attribute_figures(bundle, attributes, faces, probs, config.group_names)
-    means = macro(by_name, attributes)
-    return {
-        "num_images": len(faces),
-        **detection_figures(faces, source, min_face_px=config.min_face_px),
-        "num_macro_attributes": means["num_attributes"]["accuracy"],
-        "macro": means,
-        "attributes": by_name,
-    }
-
-
-def describe(
-    config: EvaluateConfig, bundle: Bundle, split: DatasetSplit, source: DetectorSource | None
-) -> dict[str, Any]:
+def describe(request: Request) -> dict[str, Any]:
     """What was measured on what, without paths."""
+    config, bundle, split, source = (
+        request.config,
+        request.bundle,
+        request.split,
+        request.source,
+    )
     detector = (
         {
             "name": source.name,
@@ -206,60 +190,152 @@ def describe(
         if source
         else None
     )
-    command = command_of(config, bundle.spec.name, split.name, source.name if source else None)
     return {
+        "schema_version": 2,
         "model": bundle.spec.name,
         "model_id": bundle.model_id,
         "data": split.name,
         "split": split.split,
         "crops": config.crops,
+        "engine": choose_engine(config.engine, len(split.samples)),
         "detector": detector,
         "licence": {"model": bundle.spec.licence, "data": split.licence},
         "research_only": bundle.spec.research_only or split.research_only,
-        "command": command,
+        "calibration": bundle.spec.training.get("calibration"),
+        "command": command_of(request),
     }
 
 
+def score_models(request: Request, folder: Path) -> list[Scores]:
+    """The scores of the model, and of the one to compare with if there is one."""
+    config = request.config
+    models = [(request.bundle, request.attributes)]
+    if request.other:
+        models.append((request.other, request.compared))
+    plan = ScorePlan(
+        config, request.source, tuple(b for b, _ in models), resolve_device(config.device)
+    )
+    return score(
+        plan,
+        request.split,
+        [attributes for _, attributes in models],
+        engine=choose_engine(config.engine, len(request.split.samples)),
+        folder=folder,
+    )
+
+
+def measure(request: Request, scores: Sequence[Scores]) -> dict[str, Any]:
+    """The figures of ``metrics.json``: of all labelled faces.
+
+    Raises:
+        UsageError: a labelled image cannot be decoded.
+        StorageError: a labelled image cannot be read.
+    """
+    config, own = request.config, scores[0]
+    groups = {name: own.groups(name) for name in config.group_names}
+
+    def shown(items: Iterator[Attribute]) -> Iterator[Attribute]:
+        return track(items, what="measuring", total=len(request.attributes))
+
+    figures = evaluation(
+        own,
+        request.bundle.spec.calibration,
+        groups=groups,
+        looked_for=request.source is not None,
+        min_face_px=config.min_face_px,
+        min_group=config.min_group,
+        progress=shown,
+    )
+    if request.other:
+        candidate, other = answers(request.bundle, own), answers(request.other, scores[1])
+        members = group_members(groups)
+        figures["against"] = compare(request.compared, own.targets, candidate, other, members)
+    if config.robustness and request.source:
+        figures["robustness"] = measure_robustness(request, request.source)
+    return figures
+
+
+def answers(bundle: Bundle, scores: Scores) -> Answers:
+    """What a bundle says of the faces."""
+    spec = bundle.spec
+    return answers_of(scores, spec.calibration, model=spec.name, model_id=bundle.model_id)
+
+
+def measure_robustness(request: Request, source: DetectorSource) -> dict[str, Any]:
+    """Figures of a part of the split, with pictures that get worse and worse."""
+    config, bundle = request.config, request.bundle
+    device = resolve_device(config.device)
+    model = Model(
+        build_classifier(bundle, device=device),
+        bundle.spec.crop_rule,
+        bundle.spec.calibration,
+        bundle.spec.attributes,
+    )
+    samples = evenly_spread(request.split.samples, config.robustness_images)
+    return robustness_figures(
+        samples,
+        model,
+        build_detector(source, config, device=device),
+        min_face_px=config.min_face_px,
+        groups=config.group_names,
+        num_threads=cpu_count(),
+        progress=lambda items: track(items, what="robustness", total=len(samples)),
+    )
+
+
 def evaluate(config: EvaluateConfig) -> int:
-    """Run the job; 0 when ``metrics.json`` is written.
+    """Run the job; 0 when all is written, 1 when moreover a bar of ``--require`` was missed.
 
     Raises:
         UsageError: the request is wrong; nothing was written.
         StorageError: a labelled image cannot be read, or the output not be written.
+        RunError: the storage or the engine failed.
     """
     started, clock = datetime.now(UTC), time.monotonic()
     output = Path(config.output).absolute()
     refuse_used_output(output)
     storage.check_writable(output.as_uri())
-    bundle = bundles.find(config.model)
+    request = check_request(config)
+    bundle = request.bundle
     if config.card:
         storage.check_writable(bundle.folder.absolute().as_uri())
-    split = read_dataset(config.data, config.split)
-    refuse_problems(split)
-    refuse_unknown_groups(config.group_names, split)
-    source = detectors.find(config.detector) if config.crops == "detect" else None
     if bundle.spec.research_only:
         log.warning("model %s is for research only: %s", bundle.spec.name, bundle.spec.licence)
-    described = describe(config, bundle, split, source)
-    measured = measure(config, bundle, split, source)
-    run = {
-        "run_id": new_run_id(started),
-        "seconds": round(time.monotonic() - clock, 1),
-        "versions": versions(),
-    }
-    metrics = described | run | measured
+    with tempfile.TemporaryDirectory(prefix="fattr-scores-") as spill:
+        scores = score_models(request, Path(spill))
+        metrics = describe(request) | measure(request, scores)
+        output.mkdir(parents=True, exist_ok=True)
+        if config.review:
+            metrics["mistakes"] = write_review(
+                config, bundle, request.split, request.source, scores[0], output
+            )
+        if config.keep_scores:
+            scores[0].write(output / "scores.parquet")
+    if request.requirements:
+        metrics["requirements"] = judge(request.requirements, metrics)
+    metrics["run_id"] = new_run_id(started)
+    metrics["seconds"] = round(time.monotonic() - clock, 1)
+    metrics["versions"] = versions()
     if config.card:
         update_card(bundle, metrics)
-    _write(output, metrics, started)
+    code = 0 if all_met(metrics.get("requirements", [])) else EXIT_MISSED
+    write_outputs(output, metrics, started, code)
     show(metrics, Console())
-    return 0
+    return code
 
 
-def _write(output: Path, metrics: Mapping[str, Any], started: datetime) -> None:
-    output.mkdir(parents=True, exist_ok=True)
+def write_outputs(
+    output: Path, metrics: Mapping[str, Any], started: datetime, exit_code: int
+) -> None:
+    """The figures as JSON, Parquet and pages; ``run.json``, and last of all ``_SUCCESS``."""
     write_json(output.as_uri() + "/metrics.json", metrics)
-    run = {name: value for name, value in metrics.items() if name != "attributes"}
-    run |= {"job": "evaluate", "started": started.isoformat(), "exit_code": 0}
+    pq.write_table(metrics_table(metrics), output / "metrics.parquet", compression="zstd")
+    if "robustness" in metrics:
+        (output / "robustness.png").write_bytes(robustness_png(metrics["robustness"]))
+    (output / "report.html").write_text(evaluation_page(metrics), encoding="utf-8")
+    (output / "report.md").write_text(evaluation_markdown(metrics), encoding="utf-8")
+    run = {name: value for name, value in metrics.items() if name in _OF_RUN}
+    run |= {"job": "evaluate", "started": started.isoformat(), "exit_code": exit_code}
     write_json(output.as_uri() + "/run.json", run)
     (output / "_SUCCESS").write_bytes(b"")
 
@@ -285,24 +361,33 @@ def show(metrics: Mapping[str, Any], console: Console) -> None:
     for name, row in metrics["attributes"].items():
         table.add_row(name, str(row["n"]), *(shown(row.get(column)) for column in columns[1:]))
     console.print(table)
-    for line in _group_lines(metrics["attributes"]):
+    for line in _said(metrics):
         console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+def _said(metrics: Mapping[str, Any]) -> Iterator[str]:
+    yield from _group_lines(metrics["attributes"])
+    if against := metrics.get("against"):
+        yield against["summary"]
     means = metrics["macro"]
-    console.print(
+    yield (
         f"{metrics['model']} on {metrics['data']} {metrics['split']}, "
         f"{metrics['num_images']} images: macro accuracy {shown(means['accuracy'])}, "
         f"macro balanced accuracy {shown(means['balanced_accuracy'])}, "
         f"macro F1 {shown(means['f1'])}, macro AP {shown(means['average_precision'])}, "
-        f"detection recall {shown(metrics['detection_recall'])}",
-        soft_wrap=True,
-        markup=False,
-        highlight=False,
+        f"macro ECE {shown(means.get('ece'))}, "
+        f"detection recall {shown(metrics['detection_recall'])}"
     )
+    yield from lines(metrics.get("requirements", []))
 
 
 def _group_lines(by_name: Mapping[str, Metrics]) -> Iterator[str]:
     for name, row in by_name.items():
         for column, values in row.get("by_group", {}).items():
             if "*" not in column:
-                cells = [f"{v} {shown(m['accuracy'])} (n {m['n']})" for v, m in values.items()]
+                cells = [f"{v} {_cell(m)} (n {m['n']})" for v, m in values.items()]
                 yield f"{name} by {column}: {', '.join(cells)}"
+
+
+def _cell(metrics: Metrics) -> str:
+    return shown(metrics["accuracy"]) if metrics["status"] == OK else metrics["status"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -12,6 +12,8 @@ import pyarrow as pa
 from fattr import manifest
 from fattr.parts import PartWriter
 from fattr.publish import count_rows
+from fattr.records import Sample
+from fattr.scoring import ScoreFaces, read_labelled, samples_table
 from fattr.stages import Annotate, Fetch
 
 ROWS_PER_BATCH = 16
@@ -53,3 +55,17 @@ def annotate_locally(
         for rows in ordered_map(run, batches, pool=pool, ahead=2 * num_threads):
             writer.write(rows)
             on_counts(count_rows(rows))
+
+
+def score_locally(
+    samples: Sequence[Sample], score: ScoreFaces, *, num_threads: int
+) -> Generator[pa.Table, None, None]:
+    """Scored rows of labelled images, in their order."""
+    fetch = Fetch(read=read_labelled)
+
+    def run(batch: pa.RecordBatch) -> pa.Table:
+        return score(fetch(pa.Table.from_batches([batch])))
+
+    batches = samples_table(samples).to_batches(max_chunksize=ROWS_PER_BATCH)
+    with ThreadPoolExecutor(num_threads) as pool:
+        yield from ordered_map(run, batches, pool=pool, ahead=2 * num_threads)

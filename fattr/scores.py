@@ -6,6 +6,7 @@ not grow with the number of attributes once the scores were spilled to a Parquet
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +64,13 @@ class Scores:
             return int(pq.read_metadata(self.source).num_rows)
         return int(self.source.num_rows)
 
+    def write(self, path: Path) -> None:
+        """Write them all as one Parquet file."""
+        if isinstance(self.source, Path):
+            shutil.copyfile(self.source, path)
+        else:
+            pq.write_table(self.source, path, row_group_size=ROWS_PER_GROUP, compression="zstd")
+
     def _column(self, name: str) -> pa.Array:
         if isinstance(self.source, Path):
             table = pq.read_table(self.source, columns=[name])
@@ -102,7 +110,8 @@ class Scores:
         """The group columns there are."""
         source = self.source
         names = pq.read_schema(source).names if isinstance(source, Path) else source.column_names
-        return tuple(n.removeprefix("group_") for n in names if n.startswith("group_"))
+        own = len(scores_schema(self.attributes, ()))  # groups come last
+        return tuple(n.removeprefix("group_") for n in names[own:])
 
     def groups(self, name: str) -> tuple[str, ...]:
         """The annotated value of each face in one group column, "" where unknown."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -40,13 +40,16 @@ class Fetched:
 class Fetch:
     """Manifest rows -> the same rows with the objects' bytes; many requests in flight."""
 
-    def __init__(self, *, num_in_flight: int = 16) -> None:
-        self._num_in_flight = num_in_flight
+    def __init__(
+        self, *, num_in_flight: int = 16, read: Callable[[str], bytes] = storage.read_bytes
+    ) -> None:
+        self._num_in_flight, self._read = num_in_flight, read
 
     def __call__(self, manifest: pa.Table) -> pa.Table:
         """Add ``tables.FETCHED_COLUMNS``."""
         with ThreadPoolExecutor(self._num_in_flight) as pool:
-            fetched = list(pool.map(_fetch, manifest.column("image_uri").to_pylist()))
+            uris = manifest.column("image_uri").to_pylist()
+            fetched = list(pool.map(lambda uri: _fetch(uri, self._read), uris))
         values = (
             [f.data for f in fetched],
             [f.status for f in fetched],
@@ -58,10 +61,10 @@ class Fetch:
         return _with_sizes(manifest)
 
 
-def _fetch(uri: str) -> Fetched:
+def _fetch(uri: str, read: Callable[[str], bytes]) -> Fetched:
     started = time.perf_counter()
     try:
-        data, status, reason = storage.read_bytes(uri), str(Status.OK), ""
+        data, status, reason = read(uri), str(Status.OK), ""
     except StorageError as err:
         data, status, reason = None, err.status, err.reason
     return Fetched(data, status, reason, time.perf_counter() - started)

@@ -22,14 +22,17 @@ LAYERS = (
     {"errors", "records"},  # words
     {"attributes", "config"},
     {"boxes", "images", "storage", "weights", "progress", "outputs"},  # tools
-    {"manifest", "parts", "runinfo", "tables"},
-    {"detect", "crop", "classify", "datasets"},  # rooms
-    {"bundle", "labelled_crops", "metrics"},  # uses
-    {"publish", "report", "stages", "train"},
+    {"manifest", "parts", "runinfo", "scores", "tables"},
+    {"detect", "crop", "corruptions", "classify", "datasets"},  # rooms
+    {"bundle", "labelled_crops", "metrics", "requirements"},  # uses
+    {"evaluation", "publish", "recalibrate", "report", "review", "scoring", "stages", "train"},
+    {"robustness"},
     {"presets", "build"},  # assembly
     {"train_data"},
     {"local_engine", "on_ray"},  # engines
-    {"annotate_job", "describe_data_job", "evaluate_job", "train_job"},
+    {"score_data"},
+    {"evaluate_review"},
+    {"annotate_job", "calibrate_job", "describe_data_job", "evaluate_job", "train_job"},
     {"demo"},
     {"cli"},
 )
@@ -46,6 +49,7 @@ ONLY_HERE = {
     "PIL": (
         "images.py",
         "crop.py",
+        "corruptions.py",
         "classify/transforms.py",
         "detect/detector.py",
         "report/",
@@ -62,7 +66,10 @@ ONLY_HERE = {
     "skimage": ("demo.py",),
     "matplotlib": ("demo.py", "report/"),
     "h5py": ("datasets/lfwa.py",),
-    "sklearn": (),
+    "sklearn": ("classify/fit_calibration.py",),
+    "scipy": ("classify/fit_calibration.py", "metrics/"),
+    "cleanlab": ("review.py",),
+    "fairlearn": (),
     "retinaface": (),  # weights are read as bytes; the package that carries them is never run
     "jobs": (),
 }

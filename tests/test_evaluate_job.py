@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import csv
+import dataclasses
+import io
 import json
 import re
 import shutil
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import onnxruntime
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
@@ -19,9 +24,9 @@ from fattr.cli import run_job
 from fattr.crop import central_crop, named_rule
 from fattr.datasets import read_dataset, synthetic
 from fattr.errors import UsageError
-from fattr.evaluate_job import refuse_problems
 from fattr.labelled_crops import LabelledCrops, labelled_crops
 from fattr.presets import train_preset
+from fattr.score_data import refuse_problems
 from fattr.train import checkpoint
 from fattr.train.context import LocalContext
 from fattr.train.finish import make_bundle
@@ -32,6 +37,8 @@ NUM_IMAGES = 200
 NUM_TEST = NUM_IMAGES // 10
 PRESET = train_preset("tiny")
 RULE = named_rule(PRESET.crop_rule, PRESET.crop_size_hw)
+ANY_GROUP = ("--min-group", "1")
+PRODUCTS = {"_SUCCESS", "metrics.json", "metrics.parquet", "report.html", "report.md", "run.json"}
 
 
 @pytest.fixture(scope="module")
@@ -113,8 +120,8 @@ def predictions(bundle: Bundle, faces_dir: Path) -> tuple[np.ndarray, np.ndarray
     session = onnxruntime.InferenceSession(bundle.onnx, providers=["CPUExecutionProvider"])
     logits = session.run(None, {"crops": crops})[0].astype(np.float64)
     calibration, names = bundle.spec.calibration, [a.name for a in bundle.spec.attributes]
-    temperatures = [calibration.temperatures[name] for name in names]
-    thresholds = [calibration.thresholds[name] for name in names]
+    temperatures = [calibration.temperatures.get(name, 1.0) for name in names]
+    thresholds = [calibration.thresholds.get(name, 0.5) for name in names]
     probs = 1 / (1 + np.exp(-logits / temperatures))
     targets = [[s.targets.get(name, np.nan) for name in names] for s in split.samples]
     return np.asarray(targets, float), probs >= thresholds
@@ -154,7 +161,7 @@ def test_a_crop_of_the_data_set_has_no_detection_figures(evaluate):
 def test_metrics_say_what_was_measured(evaluate, trained, faces_dir, tmp_path):
     _, output = evaluate("--limit", "8")
     metrics, run = metrics_of(output), json.loads((output / "run.json").read_text())
-    assert sorted(p.name for p in output.iterdir()) == ["_SUCCESS", "metrics.json", "run.json"]
+    assert {p.name for p in output.iterdir()} == PRODUCTS
     assert (metrics["model"], metrics["model_id"]) == ("tiny", trained.model_id)
     assert (metrics["data"], metrics["split"], metrics["num_images"]) == ("synthetic", "test", 8)
     assert metrics["command"] == (
@@ -165,7 +172,8 @@ def test_metrics_say_what_was_measured(evaluate, trained, faces_dir, tmp_path):
     assert metrics["run_id"] == run["run_id"]
     assert run["exit_code"] == 0
     assert run["macro"] == metrics["macro"]
-    written = (output / "metrics.json").read_text() + (output / "run.json").read_text()
+    texts = ("metrics.json", "run.json", "report.html", "report.md")
+    written = "".join((output / name).read_text() for name in texts)
     assert str(tmp_path) not in written
     assert str(faces_dir) not in written
 
@@ -189,7 +197,7 @@ def test_where_no_face_is_found_the_centre_is_taken(evaluate):
 
 
 def test_groups_and_their_intersections(evaluate, trained, faces_dir):
-    _, output = evaluate("--crops", "dataset", "--groups", "skin_tone,head")
+    _, output = evaluate("--crops", "dataset", "--groups", "skin_tone,head", *ANY_GROUP)
     row = metrics_of(output)["attributes"]["eyeglasses"]
     targets, labels = predictions(trained, faces_dir)
     column = [a.name for a in trained.spec.attributes].index("eyeglasses")
@@ -204,7 +212,7 @@ def test_groups_and_their_intersections(evaluate, trained, faces_dir):
 
 
 def test_the_table_shows_macro_figures_and_groups(evaluate, capfd):
-    _, output = evaluate("--crops", "dataset", "--groups", "head")
+    _, output = evaluate("--crops", "dataset", "--groups", "head", *ANY_GROUP)
     printed = capfd.readouterr().out
     macro = metrics_of(output)["macro"]
     assert f"macro accuracy {macro['accuracy']:.4f}" in printed
@@ -272,7 +280,8 @@ def test_rows_that_cannot_be_used_are_not_passed_over(faces_dir, tmp_path):
 def test_card_gathers_the_figures(evaluate, trained, tmp_path):
     model = tmp_path / "model"
     shutil.copytree(trained.folder, model)
-    evaluate("--crops", "dataset", "--card", "--groups", "head,skin_tone", model=model, name="own")
+    flags = ["--crops", "dataset", "--card", "--groups", "head,skin_tone", *ANY_GROUP]
+    evaluate(*flags, model=model, name="own")
     evaluate("--split", "valid", "--card", "--limit", "8", model=model, name="valid")
     bundle = bundles.load(model)
     figures, card = bundle.figures(), (model / "MODEL_CARD.md").read_text()
@@ -298,3 +307,148 @@ def test_card_leaves_the_model_alone_unless_asked(evaluate, trained, tmp_path):
     before = sorted(path.name for path in model.iterdir())
     evaluate("--crops", "dataset", model=model)
     assert sorted(path.name for path in model.iterdir()) == before
+
+
+def test_a_missed_bar_is_exit_code_1_and_everything_is_written(evaluate, capfd):
+    bars = ["--require", "macro_accuracy>=0.0", "--require", "accuracy/smiling>=1.01"]
+    code, output = evaluate("--crops", "dataset", *bars)
+    metrics, run = metrics_of(output), json.loads((output / "run.json").read_text())
+    printed = capfd.readouterr().out
+    assert code == 1
+    assert run["exit_code"] == 1
+    assert [row["met"] for row in metrics["requirements"]] == [True, False]
+    assert metrics["requirements"][1]["value"] == metrics["attributes"]["smiling"]["accuracy"]
+    assert {p.name for p in output.iterdir()} == PRODUCTS
+    assert re.search(r"^met .*macro_accuracy", printed, re.MULTILINE)
+    assert re.search(r"^missed .*accuracy/smiling .*>= 1.01 required", printed, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        pytest.param(["--require", "macro_f2>=0.5"], "macro_f1", id="unknown-metric"),
+        pytest.param(["--require", "macro_f1=0.5"], "--require 'macro_f1=0.5'", id="form"),
+        pytest.param(["--require", "worst_group_gap<=0.1"], "--groups", id="no-groups"),
+        pytest.param(["--against", "demographics"], "it predicts none of", id="nothing-shared"),
+        pytest.param(["--against", "nobody"], "unknown model 'nobody'", id="no-such-model"),
+        pytest.param(["--group-table", "x.csv"], "--groups", id="table-without-groups"),
+        pytest.param(
+            ["--groups", "x", "--group-table", "/nowhere.csv"], "/nowhere.csv", id="no-table"
+        ),
+        pytest.param(["--robustness", "--crops", "dataset"], "--crops detect", id="robustness"),
+        pytest.param(["--min-group", "0"], "--min-group must be 1 or more", id="min-group"),
+    ],
+)
+def test_wrong_extras_are_one_line_and_write_nothing(evaluate, capfd, flags, message):
+    code, output = evaluate(*flags)
+    error = capfd.readouterr().err
+    assert code == 2
+    assert message in error
+    assert error.count("\n") == 1
+    assert not output.exists()
+
+
+def always(bundle: Bundle, folder: Path, *, threshold: float) -> Path:
+    """The same network with one threshold for all attributes."""
+    thresholds = {a.name: threshold for a in bundle.spec.attributes}
+    calibration = dataclasses.replace(bundle.spec.calibration, thresholds=thresholds)
+    spec = dataclasses.replace(bundle.spec, name="other", calibration=calibration)
+    bundles.save(folder, spec, weights=bundle.weights, onnx=bundle.onnx)
+    return folder
+
+
+def test_a_model_is_compared_on_the_same_faces(evaluate, trained, faces_dir, tmp_path):
+    other = always(trained, tmp_path / "other", threshold=0.0)  # says yes to everything
+    _, output = evaluate("--crops", "dataset", "--against", str(other))
+    against = metrics_of(output)["against"]
+    targets, labels = predictions(trained, faces_dir)
+    assert (against["model"], against["n"]) == ("other", NUM_TEST)
+    for i, attribute in enumerate(trained.spec.attributes):
+        known = ~np.isnan(targets[:, i])
+        own = accuracy_score(targets[known, i], labels[known, i])
+        yes = targets[known, i].mean()
+        row = against["attributes"][attribute.name]
+        assert row["accuracy"]["difference"] == pytest.approx(own - yes)
+
+
+def test_groups_of_ones_own_come_from_a_table(evaluate, faces_dir, tmp_path):
+    samples = read_dataset(f"synthetic:{faces_dir}", "test").samples
+    rows = [f"{s.image_uri},{'even' if i % 2 == 0 else 'odd'}" for i, s in enumerate(samples)]
+    table = tmp_path / "groups.csv"
+    table.write_text("\n".join(["image,parity", *rows[:-1]]) + "\n")
+    flags = ["--crops", "dataset", "--groups", "parity", "--group-table", str(table), *ANY_GROUP]
+    code, output = evaluate(*flags)
+    metrics = metrics_of(output)
+    by_group = metrics["attributes"]["smiling"]["by_group"]["parity"]
+    assert code == 0
+    assert {group: row["n"] for group, row in by_group.items()} == {"even": 10, "odd": 9}
+    assert "--group-table groups.csv" in metrics["command"]
+
+
+def test_groups_of_few_faces_have_no_figures(evaluate):
+    _, output = evaluate("--crops", "dataset", "--groups", "head")
+    metrics = metrics_of(output)
+    rows = metrics["attributes"]["smiling"]["by_group"]["head"].values()
+    assert all(set(row) == {"n", "status"} and row["status"] == "too few" for row in rows)
+    gaps = metrics["attributes"]["smiling"]["fairness"]["head"]
+    assert gaps["demographic_parity_difference"] is None
+    assert set(gaps["groups_left_out"].values()) == {"too few"}
+    assert "too few" in (output / "report.html").read_text()
+
+
+def test_the_table_holds_what_the_json_holds(evaluate):
+    _, output = evaluate("--crops", "dataset", "--groups", "head", *ANY_GROUP)
+    metrics = metrics_of(output)
+    rows = duckdb.sql(
+        f"SELECT attribute, \"group\", value, low, high FROM '{output}/metrics.parquet'"
+        " WHERE metric = 'accuracy' AND (group_column = 'head' OR group_column IS NULL)"
+    ).fetchall()
+    found = {(attribute, group): tuple(rest) for attribute, group, *rest in rows}
+    for name, row in metrics["attributes"].items():
+        assert found[name, None] == (row["accuracy"], *row["intervals"]["accuracy"])
+        for group, one in row["by_group"]["head"].items():
+            if one["n"]:
+                assert found[name, group] == (one["accuracy"], *one["intervals"]["accuracy"])
+
+
+def test_mistakes_become_pages_and_a_table_to_correct(evaluate, trained, faces_dir):
+    code, output = evaluate("--crops", "dataset", "--review")
+    targets, labels = predictions(trained, faces_dir)
+    names = [a.name for a in trained.spec.attributes]
+    assert code == 0
+    assert {p.stem for p in (output / "review").iterdir()} == set(names)
+    with Image.open(output / "review" / "smiling.png") as page:
+        assert min(page.size) > 200
+    assert set(metrics_of(output)["mistakes"]) == set(names)
+    text = (output / "relabel" / "relabel.csv").read_text(encoding="utf-8-sig")
+    queued = list(csv.DictReader(io.StringIO(text)))
+    assert [int(row["rank"]) for row in queued] == list(range(1, NUM_TEST + 1))
+    read_back = read_dataset(f"table:{output / 'relabel'}", "test")
+    before = {s.image_uri: s for s in read_dataset(f"synthetic:{faces_dir}", "test").samples}
+    assert {s.image_uri: s.targets for s in read_back.samples} == {
+        uri: s.targets for uri, s in before.items()
+    }
+    wrong = (labels != (targets == 1)) & ~np.isnan(targets)
+    first = [s.image_uri for s in before.values()].index(queued[0]["image"])
+    assert wrong[first].any()
+
+
+def test_scores_are_kept_where_asked_for(evaluate, trained, faces_dir):
+    _, output = evaluate("--crops", "dataset", "--keep-scores")
+    rows = pq.read_table(output / "scores.parquet").to_pylist()
+    samples = read_dataset(f"synthetic:{faces_dir}", "test").samples
+    assert [row["image_uri"] for row in rows] == [s.image_uri for s in samples]
+    assert [row["smiling_target"] for row in rows] == [s.targets["smiling"] for s in samples]
+    assert not any(row["found"] for row in rows)
+
+
+def test_robustness_is_measured_on_a_part(evaluate):
+    flags = ["--robustness", "--robustness-images", "3", "--score-threshold", "0.02"]
+    code, output = evaluate(*flags, "--limit", "6")
+    robustness = metrics_of(output)["robustness"]
+    assert code == 0
+    assert {"face_size", "blur", "jpeg", "brightness", "rotation"} <= set(robustness)
+    assert robustness["blur"]["as_is"]["num_images"] == 3
+    with Image.open(output / "robustness.png") as page:
+        assert min(page.size) > 300
+    assert "Robustness" in (output / "report.html").read_text()

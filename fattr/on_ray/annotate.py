@@ -46,13 +46,18 @@ def fetch_block(rows: pa.Table) -> pa.Table:
     return Fetch()(rows)
 
 
-def _num_actors(use_gpu: bool) -> int:
+def count_actors(use_gpu: bool) -> int:
     """One for each GPU, or for each core: of this machine if Ray was started here, else of all."""
     resources = ray.cluster_resources()
     if use_gpu:
         return max(1, int(resources.get("GPU", 0)))
     alone = len(ray.nodes()) == 1
     return max(1, min(cpu_count(), int(resources["CPU"])) if alone else int(resources["CPU"]))
+
+
+def rows_per_block(num_images: int, num_actors: int) -> int:
+    """So few that every actor has several blocks, so many that a block is worth its overhead."""
+    return min(MAX_ROWS_PER_BLOCK, max(MIN_ROWS_PER_BLOCK, num_images // (4 * num_actors)))
 
 
 def annotate_on_ray(
@@ -70,12 +75,11 @@ def annotate_on_ray(
     """
     ray.data.DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    num_actors = _num_actors(plan.device == "cuda")
-    rows_per_block = num_images // (4 * num_actors)
-    rows_per_block = min(MAX_ROWS_PER_BLOCK, max(MIN_ROWS_PER_BLOCK, rows_per_block))
+    num_actors = count_actors(plan.device == "cuda")
+    per_block = rows_per_block(num_images, num_actors)
     try:
         with mailbox(on_counts) as sender:
-            staged = _annotated(_fetched(manifest_uri, rows_per_block), plan, sender, num_actors)
+            staged = _annotated(_fetched(manifest_uri, per_block), plan, sender, num_actors)
             files, path = storage.filesystem(staging_uri)
             staged.write_parquet(path, filesystem=files, ray_remote_args={"num_cpus": IO_CPUS})
     except (ray.exceptions.RayError, OSError) as err:
@@ -85,11 +89,11 @@ def annotate_on_ray(
         ) from err
 
 
-def _fetched(manifest_uri: str, rows_per_block: int) -> ray.data.Dataset:
+def _fetched(manifest_uri: str, per_block: int) -> ray.data.Dataset:
     """The manifest's rows with their bytes, in blocks small enough to keep every actor busy."""
     files, path = storage.filesystem(manifest_uri)
     rows = ray.data.read_parquet(path, filesystem=files, num_cpus=IO_CPUS)
-    blocks = rows.repartition(target_num_rows_per_block=rows_per_block)
+    blocks = rows.repartition(target_num_rows_per_block=per_block)
     return blocks.map_batches(
         fetch_block, batch_size=None, batch_format="pyarrow", num_cpus=FETCH_CPUS
     )
