@@ -159,7 +159,7 @@ def build_annotate(plan: AnnotatePlan, *, num_threads: int = 1) -> Annotate:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ScorePlan:
-    """All that a worker needs to score labelled images; nothing in it is a path."""
+    """All that a worker needs to score labelled images."""
 
     config: DetectConfig
     source: DetectorSource | None  # None: the pictures are crops already

@@ -21,12 +21,12 @@ from fattr.attributes import Attribute
 from fattr.build import ScorePlan, resolve_device
 from fattr.bundle import CARD, Bundle, BundleSpec
 from fattr.classify.calibration import Calibration
-from fattr.classify.fit_calibration import FITTED, FitSettings
+from fattr.classify.fit_calibration import FITTED, MIN_PRECISION, UNREACHABLE, FitSettings
 from fattr.config import CalibrateConfig
 from fattr.datasets import DatasetSplit, read_dataset
 from fattr.detect import source as detectors
 from fattr.errors import UsageError
-from fattr.outputs import refuse_used_output
+from fattr.outputs import local_folder, refuse_used_output
 from fattr.recalibrate import Report, mean_figures, recalibrate
 from fattr.report.calibration_plot import calibration_png
 from fattr.report.model_card import model_card, shown
@@ -54,15 +54,12 @@ _FLAGS = (
 
 
 def fit_settings(config: CalibrateConfig) -> FitSettings:
-    """What the flags say of the fit.
-
-    Raises:
-        UsageError: they do not go together.
-    """
+    """What the flags say of the fit."""
+    wanted = config.min_precision
     return FitSettings(
         method=config.method,
         objective=config.objective,
-        min_precision=config.min_precision,
+        min_precision=MIN_PRECISION if wanted is None else wanted,
         coverage=config.coverage,
         min_confidence=config.min_confidence,
     )
@@ -117,11 +114,22 @@ def fit_all(
     if not any(row["status"] == FITTED for row in rows.values()):
         why = "; ".join(f"{name}: {row['status']}" for name, row in list(rows.items())[:3])
         raise UsageError(f"nothing can be fitted on {config.split} ({why}): label more images")
+    warn(rows, settings)
+    everything = [a for _, attributes in splits for a in attributes]
+    return fitted, {"attributes": rows, "macro": mean_figures(rows, everything)}
+
+
+def warn(rows: Report, settings: FitSettings) -> None:
+    """A line for each attribute that did not get what was asked for."""
     for name, row in rows.items():
         if row["status"] != FITTED:
             log.warning("%s keeps its calibration: %s", name, row["status"])
-    everything = [a for _, attributes in splits for a in attributes]
-    return fitted, {"attributes": rows, "macro": mean_figures(rows, everything)}
+        if row["threshold_status"] == UNREACHABLE:
+            log.warning(
+                "%s does not reach a precision of %g: its threshold is that of accuracy",
+                name,
+                settings.min_precision,
+            )
 
 
 def command_of(config: CalibrateConfig, bundle: Bundle, splits: Sequence[DatasetSplit]) -> str:
@@ -179,10 +187,9 @@ def calibrate(config: CalibrateConfig) -> int:
         RunError: the storage or the engine failed.
     """
     started, clock = datetime.now(UTC), time.monotonic()
-    output = Path(config.output).absolute()
+    output = local_folder(config.output)
     refuse_used_output(output)
     storage.check_writable(output.as_uri())
-    fit_settings(config)
     bundle = bundles.find(config.model)
     splits = read_splits(config, bundle)
     calibration, report = fit_all(config, bundle, splits)
@@ -209,7 +216,10 @@ def calibrate(config: CalibrateConfig) -> int:
 
 
 def show(report: Report, made: Bundle, console: Console) -> None:
-    """What changed, an attribute a row; figures are those of faces that were fitted."""
+    """What changed, an attribute a row; figures are those of faces that were fitted.
+
+    A star marks the threshold of an attribute that does not reach the precision asked for.
+    """
     table = Table(box=box.SIMPLE, pad_edge=False, padding=0)  # fits 80 characters
     table.add_column("attribute", overflow="fold")
     table.add_column("method", no_wrap=True)
@@ -218,8 +228,11 @@ def show(report: Report, made: Bundle, console: Console) -> None:
     for name, when in columns:
         table.add_column(f"{name}\nbefore" if when == "before" else name, justify="right")
     for name, row in report["attributes"].items():
-        cells = [shown(row[column][when]) for column, when in columns]
-        table.add_row(name, row["method"] or "kept", *cells)
+        cells = {column: shown(row[column[0]][column[1]]) for column in columns}
+        if row["threshold_status"] == UNREACHABLE:
+            cells["threshold", "after"] += "*"
+            table.caption = "* precision not reached: the threshold is that of accuracy"
+        table.add_row(name, row["method"] or "kept", *cells.values())
     console.print(table)
     means = report["macro"]
     log.info(

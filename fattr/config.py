@@ -23,6 +23,11 @@ def _check_fraction(flag: str, value: float) -> None:
         raise UsageError(f"{flag} must be in [0, 1]: {value}")
 
 
+def _check_between(flag: str, value: float | None) -> None:
+    if value is not None and not 0.0 < value < 1.0:
+        raise UsageError(f"{flag} must be between 0 and 1: {value}")
+
+
 def _check_positive(flag: str, value: int | None) -> None:
     if value is not None and value < 1:
         raise UsageError(f"{flag} must be 1 or more: {value}")
@@ -204,7 +209,7 @@ class EvaluateConfig(DetectConfig):
     robustness: bool = False
     """Also measure with small, blurred, compressed, dark, turned and hidden faces."""
     robustness_images: int = 300
-    """How many images of the split that takes."""
+    """How many images of the split that takes: 300 give intervals of about 2 points."""
     review: bool = False
     """Also write mistakes as contact sheets, which show faces, and a table to correct labels in."""
     crops: Literal["detect", "dataset"] = "detect"
@@ -226,6 +231,8 @@ class EvaluateConfig(DetectConfig):
             _check_positive(f"--{flag.replace('_', '-')}", getattr(self, flag))
         if self.robustness and self.crops == "dataset":
             raise UsageError("--robustness looks for faces again: it needs --crops detect")
+        if self.card and self.limit is not None:
+            raise UsageError("--card is for figures of a whole split: leave --limit out")
         if self.group_table and not self.groups:
             raise UsageError("--group-table needs --groups: name its columns to measure by")
 
@@ -253,12 +260,12 @@ class CalibrateConfig(DetectConfig):
     """How logits become probabilities; auto takes the best by cross-validation."""
     objective: Literal["accuracy", "balanced_accuracy", "f1", "precision"] = "accuracy"
     """What thresholds of yes/no attributes are best for."""
-    min_precision: float = 0.9
-    """Of --objective precision: the lowest threshold that surely reaches it."""
+    min_precision: float | None = None
+    """Of --objective precision: the lowest threshold that surely reaches it; 0.9 if not given."""
     coverage: float | None = None
     """Share of faces to label: the least certain of each attribute get none."""
     min_confidence: float | None = None
-    """Or: no label that is right with a lower probability."""
+    """Or: no label that is right with a lower probability; ages, means in years, keep theirs."""
     crops: Literal["detect", "dataset"] = "detect"
     """Crop around the detected face as in serving, or take the data set's pictures as crops."""
     engine: Literal["auto", "ray", "local"] = "auto"
@@ -271,6 +278,14 @@ class CalibrateConfig(DetectConfig):
         _check_positive("--limit", self.limit)
         if not self.data:
             raise UsageError("--data NAME:DIR: name at least one data set")
+        _check_between("--min-precision", self.min_precision)
+        _check_between("--min-confidence", self.min_confidence)
+        if self.min_precision is not None and self.objective != "precision":
+            raise UsageError("--min-precision needs --objective precision")
+        if self.coverage is not None and not 0 < self.coverage <= 1:
+            raise UsageError(f"--coverage must be over 0 and at most 1: {self.coverage}")
+        if self.coverage is not None and self.min_confidence is not None:
+            raise UsageError("--coverage and --min-confidence exclude each other: give one of them")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,7 +27,7 @@ from fattr.datasets.check import ImageFacts, check_images, digest, problems, rep
 from fattr.errors import UsageError
 from fattr.labelled_crops import targets_of
 from fattr.metrics.labels import angular_order, cell_counts, phi_matrix, prevalence
-from fattr.outputs import refuse_used_output
+from fattr.outputs import local_folder, refuse_used_output
 from fattr.records import Status
 from fattr.report.data_card import data_card
 from fattr.report.data_plots import (
@@ -335,7 +335,7 @@ def describe_data(config: DescribeDataConfig) -> int:
         StorageError: an image cannot be read for now, or the output not be written.
     """
     started, clock = datetime.now(UTC), time.monotonic()
-    output = Path(config.output).absolute()
+    output = local_folder(config.output)
     refuse_used_output(output)
     storage.check_writable(output.as_uri())
     splits, absent = read_splits(config.data, config.limit)

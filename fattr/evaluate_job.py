@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import shlex
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,8 +39,9 @@ from fattr.evaluate_review import write_review
 from fattr.evaluation import answers_of, evaluation
 from fattr.metrics.attribute import Metrics
 from fattr.metrics.by_group import OK, group_members
+from fattr.metrics.cautions import cautions
 from fattr.metrics.compare import Answers, compare
-from fattr.outputs import refuse_used_output
+from fattr.outputs import local_folder, refuse_used_output
 from fattr.progress import track
 from fattr.report.evaluation.markdown import evaluation_markdown
 from fattr.report.evaluation.page import evaluation_page
@@ -94,7 +96,8 @@ class Request:
     config: EvaluateConfig
     bundle: Bundle
     other: Bundle | None  # to compare with
-    split: DatasetSplit
+    split: DatasetSplit  # as far as --limit goes
+    whole: DatasetSplit
     attributes: tuple[Attribute, ...]  # that the bundle predicts and the data set labels
     source: DetectorSource | None  # None: the pictures are crops already
     requirements: tuple[Requirement, ...]
@@ -119,8 +122,8 @@ def check_request(config: EvaluateConfig) -> Request:
     refuse_problems(split)
     if config.group_table:
         split = with_groups(split, config.group_table)
+    whole, split = split, dataclasses.replace(split, samples=split.samples[: config.limit])
     refuse_unknown_groups(config.group_names, split)
-    split = dataclasses.replace(split, samples=split.samples[: config.limit])
     attributes = shared_attributes(bundle, split)
     check(
         requirements,
@@ -130,7 +133,7 @@ def check_request(config: EvaluateConfig) -> Request:
         detection=config.crops == "detect",
     )
     source = detectors.find(config.detector) if config.crops == "detect" else None
-    request = Request(config, bundle, other, split, attributes, source, requirements)
+    request = Request(config, bundle, other, split, whole, attributes, source, requirements)
     if other and not request.compared:
         names = ", ".join(a.name for a in attributes)
         raise UsageError(f"--against {config.against}: it predicts none of {names}")
@@ -145,8 +148,9 @@ def refuse_unknown_groups(names: Sequence[str], split: DatasetSplit) -> None:
     """
     known = sorted({column for sample in split.samples for column in sample.groups})
     if unknown := [name for name in names if name not in known]:
+        there = f"has the group columns {', '.join(known)}" if known else "has no group columns"
         raise UsageError(
-            f"--groups {unknown[0]}: data set {split.name} has the group columns {', '.join(known)}"
+            f"--groups {unknown[0]}: data set {split.name} {there}; or bring one with --group-table"
         )
 
 
@@ -162,7 +166,7 @@ def command_of(request: Request) -> str:
     if request.other:
         values["against"] = request.other.spec.name
     changed = "".join(
-        f" --{name.replace('_', '-')}" + ("" if value is True else f" {value}")
+        f" --{name.replace('_', '-')}" + ("" if value is True else f" {shlex.quote(str(value))}")
         for name, value in values.items()
         if value != defaults[name]
     )
@@ -202,6 +206,7 @@ def describe(request: Request) -> dict[str, Any]:
         "licence": {"model": bundle.spec.licence, "data": split.licence},
         "research_only": bundle.spec.research_only or split.research_only,
         "calibration": bundle.spec.training.get("calibration"),
+        "cautions": cautions(bundle.spec.training, split.name, split.split),
         "command": command_of(request),
     }
 
@@ -269,7 +274,7 @@ def measure_robustness(request: Request, source: DetectorSource) -> dict[str, An
         build_classifier(bundle, device=device),
         bundle.spec.crop_rule,
         bundle.spec.calibration,
-        bundle.spec.attributes,
+        request.attributes,
     )
     samples = evenly_spread(request.split.samples, config.robustness_images)
     return robustness_figures(
@@ -292,7 +297,7 @@ def evaluate(config: EvaluateConfig) -> int:
         RunError: the storage or the engine failed.
     """
     started, clock = datetime.now(UTC), time.monotonic()
-    output = Path(config.output).absolute()
+    output = local_folder(config.output)
     refuse_used_output(output)
     storage.check_writable(output.as_uri())
     request = check_request(config)
@@ -304,10 +309,12 @@ def evaluate(config: EvaluateConfig) -> int:
     with tempfile.TemporaryDirectory(prefix="fattr-scores-") as spill:
         scores = score_models(request, Path(spill))
         metrics = describe(request) | measure(request, scores)
+        for caution in metrics["cautions"]:
+            log.warning("%s", caution)
         output.mkdir(parents=True, exist_ok=True)
         if config.review:
             metrics["mistakes"] = write_review(
-                config, bundle, request.split, request.source, scores[0], output
+                config, bundle, request.whole, request.source, scores[0], output
             )
         if config.keep_scores:
             scores[0].write(output / "scores.parquet")

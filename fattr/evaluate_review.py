@@ -39,6 +39,8 @@ def write_review(
 ) -> dict[str, Any]:
     """Write ``review/ATTRIBUTE.png`` and ``relabel/``; ``mistakes`` of ``metrics.json``.
 
+    ``scores`` may be those of the first images of ``split`` only: the others stay as they are.
+
     Raises:
         StorageError: an image cannot be read again, or the folder not be written.
     """
@@ -112,7 +114,11 @@ def _other_splits(config: EvaluateConfig, split: DatasetSplit) -> list[DatasetSp
         if name == split.split:
             continue
         try:
-            others.append(read_dataset(config.data, name))
+            other = read_dataset(config.data, name)
         except UsageError as err:
             log.warning("relabel: without split %s: %s", name, err)
+            continue
+        if other.problems:
+            log.warning("relabel: %s loses %d refused rows", name, len(other.problems))
+        others.append(other)
     return others

@@ -1,6 +1,7 @@
 """From scores to the figures of ``metrics.json``: of each attribute, over groups, over all.
 
-One attribute is in memory at a time. The shape of the result is described in ``docs/metrics.md``.
+The scores of one attribute are in memory at a time; figures by group keep two flags a face and
+attribute besides. The shape of the result is described in ``docs/metrics.md``.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from fattr.attributes import Attribute, Kind
+from fattr.attributes import CONTRADICTIONS, Attribute, Kind
 from fattr.classify.calibration import Calibration, abstained, attribute_probabilities
 from fattr.metrics.attribute import Metrics, macro, measure, micro
 from fattr.metrics.by_group import MIN_N, Members, figures, group_members, measure_groups
@@ -24,6 +25,8 @@ from fattr.metrics.intervals import SEED
 from fattr.metrics.selective import macro_selective, selective_metrics
 from fattr.records import FloatArray
 from fattr.scores import UNKNOWN, Scores
+
+_CONTRADICTED = {name for one in CONTRADICTIONS for name in one.attributes}
 
 Progress: TypeAlias = Callable[[Iterator[Attribute]], Iterator[Attribute]]
 
@@ -54,27 +57,30 @@ def evaluation(
     """
     members = group_members(groups)
     by_name: dict[str, Metrics] = {}
-    hidden, labelled, predicted = [], [], dict[str, NDArray[np.int64]]()
+    hidden, labelled = [], []
+    predicted, annotated = dict[str, NDArray[np.int8]](), dict[str, NDArray[np.int8]]()
     for a in progress(iter(scores.attributes)):
         targets = scores.targets(a)
         probs = attribute_probabilities(scores.logits(a), a, calibration)
         by_name[a.name] = attribute_figures(a, targets, probs, calibration, members, min_group)
-        hidden.append(abstained(probs, a, calibration))
-        labelled.append(targets != UNKNOWN)
-        if a.kind is Kind.BINARY:
+        is_hidden = abstained(probs, a, calibration)
+        if members:
+            hidden.append(is_hidden)
+            labelled.append(targets != UNKNOWN)
+        if a.name in _CONTRADICTED and a.kind is Kind.BINARY:
             says = probs >= calibration.thresholds.get(a.name, 0.5)
-            predicted[a.name] = np.where(hidden[-1], UNKNOWN, says).astype(np.int64)
+            predicted[a.name] = np.where(is_hidden, UNKNOWN, says).astype(np.int8)
+            annotated[a.name] = targets.astype(np.int8)
     coverage = measure_coverage(
         members,
         found=scores.found if looked_for else None,
         face_px=scores.face_px,
         min_face_px=min_face_px,
-        abstained=np.stack(hidden, axis=1),
-        labelled=np.stack(labelled, axis=1),
+        abstained=np.stack(hidden, axis=1) if members else None,
+        labelled=np.stack(labelled, axis=1) if members else None,
         min_n=min_group,
     )
     means = macro(by_name, scores.attributes)
-    binary = {a.name: scores.targets(a) for a in scores.attributes if a.name in predicted}
     selective = {name: metrics["selective"] for name, metrics in by_name.items()}
     return {
         "num_images": len(scores),
@@ -86,7 +92,7 @@ def evaluation(
         "attributes": by_name,
         "coverage": figures(coverage),
         "coverage_gaps": {column: coverage_gaps(values) for column, values in coverage.items()},
-        "consistency": consistency(predicted, binary),
+        "consistency": consistency(predicted, annotated),
     }
 
 
@@ -109,12 +115,16 @@ def attribute_figures(
     if not members:
         return metrics
 
-    def ece_and_brier(own_targets: NDArray[np.int64], own_probs: NDArray[Any]) -> Metrics:
+    def more(own_targets: NDArray[np.int64], own_probs: NDArray[Any]) -> Metrics:
         found = calibration_metrics(attribute, own_targets, own_probs)
-        return {name: found[name] for name in ("ece", "brier")}
+        kept = selective_metrics(attribute, own_targets, own_probs, calibration)
+        return {
+            **{name: found[name] for name in ("ece", "brier")},
+            "selective": {name: kept[name] for name in ("coverage", "accuracy")},
+        }
 
     measured = measure_groups(
-        attribute, targets, probs, threshold, members, min_n=min_group, extra=ece_and_brier
+        attribute, targets, probs, threshold, members, min_n=min_group, extra=more
     )
     metrics["by_group"] = figures(measured)
     metrics["fairness"] = {

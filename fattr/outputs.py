@@ -7,6 +7,17 @@ from pathlib import Path
 from fattr.errors import UsageError
 
 
+def local_folder(output: str) -> Path:
+    """The absolute path of an output that is written piece by piece.
+
+    Raises:
+        UsageError: it is a URI.
+    """
+    if "://" in output:
+        raise UsageError(f"--output {output}: a local folder expected; copy it there afterwards")
+    return Path(output).absolute()
+
+
 def refuse_used_output(output: Path) -> None:
     """Refuse a folder that holds anything of a run.
 

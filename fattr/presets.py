@@ -28,7 +28,13 @@ PRESETS = {
         attributes=(),
         crop_rule="celeba",
         crop_size_hw=(128, 104),
-        recipe=Recipe(augmentation="photo", epochs=10, batch_size=64, learning_rate=1e-3),
+        recipe=Recipe(
+            augmentation="photo",
+            epochs=20,
+            batch_size=64,
+            learning_rate=1e-3,
+            mixup_alpha=0.4,
+        ),
     ),
     "demographics": TrainPreset(
         backbone="mobilenet_v2",

@@ -12,7 +12,7 @@
 | ``against_f1`` | lower end of the macro difference from the other model |
 | ``regressions``, ``confirmed_regressions`` | groups that the other model serves better |
 
-Intersections of groups are in no gap.
+Gaps are between the groups of enough faces; intersections are in none.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import difflib
 import math
 import operator
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,10 +50,13 @@ _MACRO = (
     "brier",
 )
 _MICRO = ("accuracy", "precision", "recall", "f1")
+_OF_YES = ("micro_precision", "micro_recall", "micro_f1")
 _SELECTIVE = ("coverage", "accuracy", "accuracy_at_full_coverage", "accuracy_at_90")
 _AGAINST = ("accuracy", "balanced_accuracy", "f1", "average_precision")
 _GAP, _DETECTION_GAP = "worst_group_gap", "detection_gap"
 _REGRESSIONS = ("regressions", "confirmed_regressions")
+_TOO_FEW = "too few"
+_NUM_NAMED = 10  # groups left out
 _OF_KIND = {
     Kind.BINARY: (*_MACRO, "prevalence", "predicted_prevalence"),
     Kind.CATEGORICAL: _MACRO,
@@ -165,8 +168,8 @@ def check(
             raise UsageError(f"--require {one.text!r} is about another model: give --against")
         if one.metric.startswith("detection_") and not detection:
             raise UsageError(f"--require {one.text!r} is about finding faces: use --crops detect")
-        if one.metric.removeprefix("macro_") in _MACRO and not one.attribute:
-            _check_has_macro(one, attributes)
+        if not one.attribute:
+            _check_kinds(one, {a.kind for a in attributes})
 
 
 def _check_attribute(one: Requirement, attributes: Sequence[Attribute]) -> None:
@@ -182,11 +185,19 @@ def _check_attribute(one: Requirement, attributes: Sequence[Attribute]) -> None:
         )
 
 
-def _check_has_macro(one: Requirement, attributes: Sequence[Attribute]) -> None:
-    if all(a.kind is Kind.AGE for a in attributes):
+def _check_kinds(one: Requirement, kinds: Set[Kind]) -> None:
+    of_all = one.metric.removeprefix("macro_") in _MACRO
+    if not (of_all or one.metric.startswith(("micro_", "selective_", "against_"))):
+        return
+    if kinds <= {Kind.AGE}:
         raise UsageError(
-            f"--require {one.text!r} is a mean over attributes without age, and there is no"
+            f"--require {one.text!r} is of all attributes without age, and there is no"
             " other: use METRIC/ATTRIBUTE, as accuracy/age"
+        )
+    if one.metric in _OF_YES and Kind.BINARY not in kinds:
+        raise UsageError(
+            f"--require {one.text!r} is of yes/no attributes, and there is none: use"
+            f" {one.metric.replace('micro', 'macro')} or METRIC/ATTRIBUTE"
         )
 
 
@@ -271,44 +282,56 @@ def _worst_gap(attributes: Mapping[str, Any], only: str) -> tuple[float | None, 
 
     Of equal ones, the first.
     """
-    gaps, num_unknown = [], 0
+    gaps, num_unknown, left_out = [], 0, list[str]()
     for name, row in attributes.items():
         for column, fairness in row.get("fairness", {}).items():
             if "*" in column or only not in ("", name):
                 continue
-            gap = fairness["accuracy"]
-            if gap["difference"] is None:
+            reasons = fairness.get("groups_left_out", {})
+            left_out += [f"{column} {v}" for v, why in reasons.items() if why == _TOO_FEW]
+            gap = fairness.get("accuracy")  # not there where all groups are too few
+            if gap is None or gap["difference"] is None:
                 num_unknown += 1
                 continue
             where = f"{name}: {column} {gap['worst_group']} to {gap['best_group']}"
             gaps.append((float(gap["difference"]), where))
-    return _largest(gaps, num_unknown)
+    return _largest(gaps, num_unknown, left_out)
 
 
 def _detection_gap(coverage: Mapping[str, Any]) -> tuple[float | None, str]:
-    gaps, num_unknown = [], 0
+    gaps, num_unknown, left_out = [], 0, list[str]()
     for column, cells in coverage.items():
+        if "*" in column:
+            continue
+        left_out += [f"{column} {v}" for v, cell in cells.items() if cell["status"] == _TOO_FEW]
         recalls = {
             value: float(cell["detection_recall"])
             for value, cell in cells.items()
             if cell["status"] == "ok" and cell.get("detection_recall") is not None
         }
-        if "*" in column:
-            continue
         if len(recalls) < 2:
             num_unknown += 1
         else:
             worst, best = (pick(recalls, key=recalls.__getitem__) for pick in (min, max))
             gaps.append((recalls[best] - recalls[worst], f"{column} {worst} to {best}"))
-    return _largest(gaps, num_unknown)
+    return _largest(gaps, num_unknown, left_out)
 
 
-def _largest(gaps: Sequence[tuple[float, str]], num_unknown: int) -> tuple[float | None, str]:
-    """The first of the largest gaps; ``num_unknown`` others could not be estimated."""
+def _largest(
+    gaps: Sequence[tuple[float, str]], num_unknown: int, left_out: Iterable[str]
+) -> tuple[float | None, str]:
+    """The first of the largest gaps; ``num_unknown`` others could not be estimated.
+
+    Groups ``left_out`` are named: however badly they are served, no gap tells.
+    """
+    few = list(dict.fromkeys(left_out))
+    more = [f"and {len(few) - _NUM_NAMED} more"] if len(few) > _NUM_NAMED else []
+    named = [f"{_TOO_FEW}: {', '.join(few[:_NUM_NAMED] + more)}"] if few else []
     if not gaps:
-        return None, "no column has two groups of enough faces"
+        return None, "; ".join(["no column has two groups of enough faces", *named])
     gap, where = max(gaps, key=lambda gap: gap[0])
-    return gap, f"{where}; {num_unknown} more not estimable" if num_unknown else where
+    unknown = [f"{num_unknown} more not estimable"] if num_unknown else []
+    return gap, "; ".join([where, *unknown, *named])
 
 
 def _regressions(against: Mapping[str, Any], *, confirmed: bool) -> tuple[float | None, str]:

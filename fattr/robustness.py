@@ -27,12 +27,10 @@ from fattr.metrics.selective import is_correct
 from fattr.records import FloatArray, Sample, UInt8Array
 from fattr.stages import Model
 
-MAX_IMAGES = 300  # enough for intervals of about 2 points; each is looked at some 50 times
-
 Progress: TypeAlias = Callable[[Iterator[Looks | None]], Iterator[Looks | None]]
 
 
-def evenly_spread(samples: Sequence[Sample], count: int = MAX_IMAGES) -> list[Sample]:
+def evenly_spread(samples: Sequence[Sample], count: int) -> list[Sample]:
     """``count`` of the samples in their order, one of each of as many equal parts; all if fewer.
 
     Which one of its part is drawn from a fixed seed: every tenth of a table may be of one kind.

@@ -38,12 +38,15 @@ class Fetched:
 
 
 class Fetch:
-    """Manifest rows -> the same rows with the objects' bytes; many requests in flight."""
+    """Manifest rows -> the same rows with the objects' bytes; many requests in flight.
+
+    ``read`` gives the bytes behind a URI: of an object, unless told otherwise.
+    """
 
     def __init__(
-        self, *, num_in_flight: int = 16, read: Callable[[str], bytes] = storage.read_bytes
+        self, *, num_in_flight: int = 16, read: Callable[[str], bytes] | None = None
     ) -> None:
-        self._num_in_flight, self._read = num_in_flight, read
+        self._num_in_flight, self._read = num_in_flight, read or storage.read_bytes
 
     def __call__(self, manifest: pa.Table) -> pa.Table:
         """Add ``tables.FETCHED_COLUMNS``."""

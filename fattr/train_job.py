@@ -27,7 +27,7 @@ from fattr.errors import RunError, UsageError
 from fattr.labelled_crops import LabelledCrops
 from fattr.on_ray.session import ray_session
 from fattr.on_ray.train import CHECKPOINTS, fit_on_ray
-from fattr.outputs import refuse_used_output
+from fattr.outputs import local_folder, refuse_used_output
 from fattr.presets import TrainPreset, train_preset
 from fattr.report.model_card import model_card
 from fattr.report.training import crops_grid, training_curves
@@ -266,7 +266,7 @@ def train(config: TrainConfig) -> int:
         RunError: training could not finish.
     """
     started, clock = datetime.now(UTC), time.monotonic()
-    output = Path(config.output).absolute()
+    output = local_folder(config.output)
     refuse_used_output(output)
     preset = train_preset(config.preset)
     train_splits = [read_split(spec, "train", config.limit) for spec in config.data]

@@ -211,6 +211,40 @@ def test_thresholds_are_best_for_what_was_asked(calibrate, plain, seen):
         assert made.spec.calibration.thresholds[name] == pytest.approx(probs.mean(), abs=1e-5)
 
 
+def test_a_precision_out_of_reach_is_said(calibrate, capfd):
+    """Not even 40 faces without an error show as much as 0.98."""
+    flags = ("--objective", "precision", "--min-precision", "0.98", "--method", "platt")
+    code, output = calibrate(*CROPS, *flags)
+    printed = capfd.readouterr()
+    made, names = bundles.find(str(output)), fitted_names(output)
+    assert code == 0
+    for name in names:
+        assert made.spec.calibration.thresholds[name] == 0.5
+        line = f"{name} does not reach a precision of 0.98: its threshold is that of accuracy\n"
+        assert printed.err.count(line) == 1
+        assert re.search(rf"^ *{name} .* 0\.50*\*", printed.out, re.MULTILINE)
+    assert "* precision not reached" in printed.out
+    assert (
+        "--objective precision --min-precision 0.98 "
+        in made.spec.training["calibration"]["command"]
+    )
+
+
+def test_a_precision_within_reach_is_that_of_nine_tenths_and_unmarked(calibrate, capfd):
+    flags = ("--objective", "precision", "--method", "platt", "--split", "train")
+    _, output = calibrate(*CROPS, *flags)
+    printed = capfd.readouterr()
+    rows = report_of(output)["attributes"]
+    reached = [name for name, row in rows.items() if row["threshold_status"] == "fitted"]
+    assert reached
+    for name in rows:
+        assert (f"{name} does not reach a precision of 0.9:" in printed.err) == (
+            name not in reached and rows[name]["status"] == "fitted"
+        )
+        marked = re.search(rf"^ *{name} .*\d\*", printed.out, re.MULTILINE)
+        assert bool(marked) == (name not in reached)
+
+
 def test_nine_tenths_of_the_faces_keep_their_label(calibrate, timid, seen):
     _, output = calibrate(*CROPS, "--coverage", "0.9", "--method", "platt")
     made, report = bundles.find(str(output)), report_of(output)
@@ -408,9 +442,9 @@ def assert_refused(code: int, output: Path, error: str, message: str) -> None:
     ("flags", "message"),
     [
         pytest.param(["--model", "celeba41"], "unknown model 'celeba41'", id="model"),
-        pytest.param(["--coverage", "0.9", "--min-confidence", "0.8"], "only one", id="both"),
-        pytest.param(["--coverage", "1.5"], "coverage must be over 0 and at most 1", id="coverage"),
-        pytest.param(["--min-precision", "1"], "min_precision must be between", id="precision"),
+        pytest.param(["--coverage", "0.9", "--min-confidence", "0.8"], "exclude", id="both"),
+        pytest.param(["--coverage", "1.5"], "--coverage must be over 0", id="coverage"),
+        pytest.param(["--min-precision", "0.8"], "--objective precision", id="precision"),
         pytest.param(["--method", "beta"], "'auto', 'temperature', 'platt'", id="method"),
         pytest.param(["--objective", "recall"], "balanced_accuracy", id="objective"),
         pytest.param(["--detector", "yolo"], "unknown detector 'yolo'", id="detector"),

@@ -70,6 +70,19 @@ CASES = {
     CalibrateConfig: [
         ({"data": ()}, "--data NAME:DIR: name at least one data set"),
         ({"limit": 0}, "--limit must be 1 or more: 0"),
+        (
+            {"coverage": 0.9, "min_confidence": 0.8},
+            "--coverage and --min-confidence exclude each other: give one of them",
+        ),
+        ({"coverage": 0.0}, "--coverage must be over 0 and at most 1: 0.0"),
+        ({"coverage": 1.5}, "--coverage must be over 0 and at most 1: 1.5"),
+        ({"coverage": float("nan")}, "--coverage must be over 0 and at most 1: nan"),
+        ({"min_confidence": 0.0}, "--min-confidence must be between 0 and 1: 0.0"),
+        (
+            {"min_precision": 1.0, "objective": "precision"},
+            "--min-precision must be between 0 and 1: 1.0",
+        ),
+        ({"min_precision": 0.8}, "--min-precision needs --objective precision"),
     ],
 }
 

@@ -209,6 +209,9 @@ def test_groups_and_their_intersections(evaluate, trained, faces_dir):
         assert one["n"] == sum(chosen)
         right = accuracy_score(targets[chosen, column], labels[chosen, column])
         assert one["accuracy"] == pytest.approx(right)
+    own = row["by_group"]["skin_tone"].values()
+    kept = sum(one["n"] * one["selective"]["coverage"] for one in own)
+    assert kept == pytest.approx(row["n"] * row["selective"]["coverage"])
 
 
 def test_the_table_shows_macro_figures_and_groups(evaluate, capfd):
@@ -282,7 +285,7 @@ def test_card_gathers_the_figures(evaluate, trained, tmp_path):
     shutil.copytree(trained.folder, model)
     flags = ["--crops", "dataset", "--card", "--groups", "head,skin_tone", *ANY_GROUP]
     evaluate(*flags, model=model, name="own")
-    evaluate("--split", "valid", "--card", "--limit", "8", model=model, name="valid")
+    evaluate("--split", "valid", "--card", model=model, name="valid")
     bundle = bundles.load(model)
     figures, card = bundle.figures(), (model / "MODEL_CARD.md").read_text()
     assert bundle.model_id == trained.model_id
@@ -336,6 +339,8 @@ def test_a_missed_bar_is_exit_code_1_and_everything_is_written(evaluate, capfd):
             ["--groups", "x", "--group-table", "/nowhere.csv"], "/nowhere.csv", id="no-table"
         ),
         pytest.param(["--robustness", "--crops", "dataset"], "--crops detect", id="robustness"),
+        pytest.param(["--card", "--limit", "8"], "leave --limit out", id="card-of-a-part"),
+        pytest.param(["--output", "s3://bucket/x"], "a local folder expected", id="s3-output"),
         pytest.param(["--min-group", "0"], "--min-group must be 1 or more", id="min-group"),
     ],
 )
@@ -431,6 +436,26 @@ def test_mistakes_become_pages_and_a_table_to_correct(evaluate, trained, faces_d
     wrong = (labels != (targets == 1)) & ~np.isnan(targets)
     first = [s.image_uri for s in before.values()].index(queued[0]["image"])
     assert wrong[first].any()
+
+
+def test_a_limit_cuts_neither_the_table_to_correct_nor_the_check_of_groups(
+    evaluate, faces_dir, tmp_path, capfd
+):
+    _, output = evaluate("--crops", "dataset", "--review", "--limit", "4")
+    for split in ("train", "valid", "test"):
+        whole = read_dataset(f"synthetic:{faces_dir}", split).samples
+        read_back = read_dataset(f"table:{output / 'relabel'}", split).samples
+        assert {s.image_uri: s.targets for s in read_back} == {
+            s.image_uri: s.targets for s in whole
+        }
+    last = read_dataset(f"synthetic:{faces_dir}", "test").samples[-1]
+    table = tmp_path / "groups.csv"
+    table.write_text(f"image,late\n{last.image_uri},yes\n")
+    capfd.readouterr()
+    flags = ["--limit", "4", "--groups", "late", "--group-table", str(table)]
+    code, _ = evaluate(*flags, name="late")
+    assert code == 2
+    assert "--groups late" in capfd.readouterr().err
 
 
 def test_scores_are_kept_where_asked_for(evaluate, trained, faces_dir):

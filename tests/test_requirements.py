@@ -163,6 +163,32 @@ def test_ages_alone_have_no_macro_mean():
             checked(text, [ATTRIBUTES[2]])
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["micro_accuracy>=0.5", "micro_f1>=0.5", "selective_accuracy>=0.5", "selective_coverage>=0.5",
+     "against_f1>=0", "macro_ece<=0.1"],
+)  # fmt: skip
+def test_what_leaves_ages_out_needs_another_attribute(text):
+    checked(text)
+    with pytest.raises(UsageError, match="of all attributes without age"):
+        checked(text, [ATTRIBUTES[2]])
+
+
+@pytest.mark.parametrize("name", ["micro_precision", "micro_recall", "micro_f1"])
+def test_pooled_figures_of_yes_need_a_binary_attribute(name):
+    checked(f"{name}>=0.5", ATTRIBUTES[:1])
+    checked("micro_accuracy>=0.5", ATTRIBUTES[1:])
+    with pytest.raises(
+        UsageError, match=f"yes/no attributes.* use {name.replace('micro', 'macro')} or"
+    ):
+        checked(f"{name}>=0.5", ATTRIBUTES[1:])
+
+
+def test_bars_that_ages_can_meet_are_not_refused():
+    for text in ("worst_group_gap<=0.1", "detection_recall>=0.9", "regressions<=0", "mae/age<=5"):
+        checked(text, [ATTRIBUTES[2]])
+
+
 def test_every_name_that_parses_can_be_judged_or_refused():
     """No known name falls through to a KeyError: a full metrics dict has a value for each."""
     full = copy.deepcopy(METRICS)
@@ -232,8 +258,42 @@ def test_no_group_of_enough_faces_is_not_no_regression():
 def test_a_row_says_which_groups():
     assert judged("worst_group_gap<=1")["why"] == "age: race y to x; 1 more not estimable"
     assert judged("worst_group_gap/smiling<=1")["why"] == "smiling: sex b to a"
-    assert judged("detection_gap<=1")["why"] == "race x to y; 1 more not estimable"
+    assert judged("detection_gap<=1")["why"].startswith("race x to y; 1 more not estimable")
     assert judged("regressions<=0")["why"] == "smiling: race x, age: sex b"
+
+
+def test_groups_left_out_of_a_gap_are_named_also_where_it_is_met():
+    metrics = copy.deepcopy(METRICS)
+    few = {"z": "too few", "w": "not estimable"}
+    for name in ("smiling", "age"):
+        metrics["attributes"][name]["fairness"]["race"]["groups_left_out"] = few
+    metrics["attributes"]["smiling"]["fairness"]["race*sex"]["groups_left_out"] = {"v": "too few"}
+    row = judged("worst_group_gap<=1", metrics)
+    assert row["met"]
+    assert row["why"] == "age: race y to x; 1 more not estimable; too few: race z"
+    row = judged("detection_gap<=1")
+    assert row["met"]
+    assert row["why"].endswith("; too few: race z, sex b")
+
+
+def test_of_many_groups_left_out_ten_are_named():
+    metrics = copy.deepcopy(METRICS)
+    few = dict.fromkeys((f"g{i}" for i in range(13)), "too few")
+    metrics["attributes"] = {"smiling": {"n": 500, "fairness": {"race": {"groups_left_out": few}}}}
+    why = judged("worst_group_gap<=1", metrics)["why"]
+    assert why.startswith("no column has two groups of enough faces; too few: race g0, race g1, ")
+    assert why.endswith(", race g9, and 3 more")
+
+
+def test_a_column_of_too_few_faces_has_no_gap():
+    metrics = copy.deepcopy(METRICS)
+    metrics["attributes"]["smiling"]["fairness"] = {
+        "race": {"groups_compared": [], "groups_left_out": {"x": "too few", "y": "too few"}},
+        "sex": {"groups_compared": [], "groups_left_out": {}},
+    }
+    row = judged("worst_group_gap/smiling<=1", metrics)
+    assert (row["value"], row["met"]) == (None, False)
+    assert row["why"].endswith("; too few: race x, race y")
 
 
 def test_rows_and_lines():

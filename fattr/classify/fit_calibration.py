@@ -41,6 +41,7 @@ TEMPERATURE_RANGE = (0.25, 4.0)
 NUM_FOLDS = 5
 SEED = 20_261
 MIN_FACES = 20  # labelled ones; of fewer nothing is fitted
+MIN_PRECISION = 0.9  # of the objective precision, where no other is asked for
 LEAST_PROB = 1e-7  # what the log loss of a label counts at least
 PRECISION_RISK = 0.05  # of the one-sided bound that a precision must reach
 
@@ -56,12 +57,13 @@ class FitSettings:
     ``auto`` takes for each attribute the method of least cross-validated log loss, and a simpler
     one that is not worse by more than a standard error of the difference. ``coverage``: that share
     of the labelled faces keeps its label, the least certain ones lose theirs. ``min_confidence``:
-    a label is null if it is right with a lower probability. Neither: no face loses its label.
+    a label is null if it is right with a lower probability, but for ages: the label is the mean in
+    years, which needs no bin that is probable. Neither: no face loses its label.
     """
 
     method: Method | Literal["auto"] = "auto"
     objective: Objective = "accuracy"  # what the thresholds of binary attributes are best for
-    min_precision: float = 0.9  # of the objective precision
+    min_precision: float = MIN_PRECISION
     coverage: float | None = None
     min_confidence: float | None = None
 
@@ -371,10 +373,12 @@ def abstention_band(
     """Between which probabilities a label is null, [low, high); None if no face need lose its own.
 
     By ``coverage`` the faces of least ``certainty``, as many as may at most, equally certain ones
-    all or none.
+    all or none. By ``min_confidence`` see ``confidence_band``; ages have none.
     """
     binary = attribute.kind is Kind.BINARY
     if settings.min_confidence is not None:
+        if attribute.kind is Kind.AGE:
+            return None
         return confidence_band(settings.min_confidence, threshold if binary else None)
     if settings.coverage is None:
         return None

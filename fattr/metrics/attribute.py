@@ -88,8 +88,14 @@ def measure(
     probs: ArrayLike,
     threshold: float = 0.5,
     rng: np.random.Generator | None = None,
+    *,
+    need_positives: bool = False,
 ) -> Measured:
-    """``attribute_metrics``, with intervals and the resamples behind them if ``rng`` is given."""
+    """``attribute_metrics``, with intervals and the resamples behind them if ``rng`` is given.
+
+    ``need_positives``: precision and F1 are undefined, as recall is, where no face is labelled yes
+    (of a class: as it). scikit-learn calls them 0 there.
+    """
     y_true, y_prob = np.asarray(targets, np.int64), np.asarray(probs)
     num_classes = () if attribute.kind is Kind.BINARY else (attribute.num_values,)
     if y_prob.shape != (wanted := (len(y_true), *num_classes)):
@@ -99,10 +105,10 @@ def measure(
     if not np.isfinite(y_prob).all():
         raise ValueError(f"{attribute.name}: probs must be finite")
     if attribute.kind is Kind.BINARY:
-        return _measure_binary(y_true, y_prob, threshold, rng)
+        return _measure_binary(y_true, y_prob, threshold, rng, need_positives)
     if attribute.kind is Kind.AGE:
         return _measure_age(y_true, y_prob, attribute, rng)
-    return _measure_categorical(y_true, y_prob, attribute.classes, rng)
+    return _measure_categorical(y_true, y_prob, attribute.classes, rng, need_positives)
 
 
 def binary_metrics(y_true: ArrayLike, y_prob: ArrayLike, threshold: float) -> Metrics:
@@ -180,15 +186,20 @@ _COUNTS = ("true_positive", "false_positive", "false_negative", "true_negative")
 
 
 def _measure_binary(
-    y_true: NDArray[Any], y_prob: NDArray[Any], threshold: float, rng: np.random.Generator | None
+    y_true: NDArray[Any],
+    y_prob: NDArray[Any],
+    threshold: float,
+    rng: np.random.Generator | None,
+    need_positives: bool = False,
 ) -> Measured:
     is_true = y_true == 1
     confusion = _table(is_true, y_prob >= threshold, 2)
     ranked = levels(is_true, y_prob)
     shares = _binary_shares(confusion)
+    figures = _binary_figures(confusion, need_positives)
     metrics = {
         "n": len(is_true),
-        **{name: number(value) for name, value in _binary_figures(confusion).items()},
+        **{name: number(value) for name, value in figures.items()},
         **_ranking_figures(ranked),
         "counts": dict(zip(_COUNTS, confusion[[1, 0, 1, 0], [1, 1, 0, 0]].tolist(), strict=True)),
     }
@@ -196,7 +207,7 @@ def _measure_binary(
         return Measured(metrics, {})
     if not len(is_true):
         return with_intervals(metrics, {}, {})
-    replicates = _binary_figures(drawn_counts(rng, confusion))
+    replicates = _binary_figures(drawn_counts(rng, confusion), need_positives)
     replicates |= dict(zip(_RANKING, drawn_ranking(rng, ranked), strict=True))
     return with_intervals(metrics, shares, replicates)
 
@@ -221,14 +232,22 @@ def _binary_shares(confusion: Counts) -> Shares:
     }
 
 
-def _binary_figures(confusion: Counts) -> dict[str, Figures]:
+def _binary_figures(confusion: Counts, need_positives: bool) -> dict[str, Figures]:
     """Metrics (...) of (..., 2, 2) counts, NaN where undefined."""
     shares = _binary_shares(confusion)
     hits, num_predicted = shares["precision"]
-    return {name: divide(*share) for name, share in shares.items()} | {
+    figures = {name: divide(*share) for name, share in shares.items()} | {
         "balanced_accuracy": _balanced(confusion),
         "f1": divide(2 * hits, num_predicted + shares["recall"][1]),
     }
+    return _where_recall_is(figures) if need_positives else figures
+
+
+def _where_recall_is(figures: dict[str, Figures]) -> dict[str, Figures]:
+    """Precision and F1 undefined where recall is."""
+    has_none = np.isnan(figures["recall"])
+    own = {name: np.where(has_none, np.nan, figures[name]) for name in ("precision", "f1")}
+    return figures | own
 
 
 def _measure_categorical(
@@ -236,14 +255,16 @@ def _measure_categorical(
     y_prob: NDArray[Any],
     classes: Sequence[str],
     rng: np.random.Generator | None,
+    need_positives: bool = False,
 ) -> Measured:
     confusion = _table(y_true, y_prob.argmax(1), len(classes))
     ranked = [levels(y_true == k, y_prob[:, k]) for k in range(len(classes))]
-    per_class = _per_class(confusion, ranked, classes)
+    per_class = _per_class(confusion, ranked, classes, need_positives)
     shares = _categorical_shares(confusion)
+    figures = _categorical_figures(confusion, need_positives)
     metrics = {
         "n": len(y_true),
-        **{name: number(value) for name, value in _categorical_figures(confusion).items()},
+        **{name: number(value) for name, value in figures.items()},
         **{name: _mean(one[name] for one in per_class.values()) for name in _RANKING},
         "per_class": per_class,
         "confusion": confusion.tolist(),
@@ -252,7 +273,7 @@ def _measure_categorical(
         return Measured(metrics, {})
     if not len(y_true):
         return with_intervals(metrics, {}, {})
-    replicates = _categorical_figures(drawn_counts(rng, confusion))
+    replicates = _categorical_figures(drawn_counts(rng, confusion), need_positives)
     replicates |= dict(zip(_RANKING, drawn_class_means(rng, y_true, y_prob), strict=True))
     return with_intervals(metrics, shares, replicates)
 
@@ -267,31 +288,32 @@ def _categorical_shares(confusion: Counts) -> Shares:
     return shares
 
 
-def _categorical_figures(confusion: Counts) -> dict[str, Figures]:
+def _categorical_figures(confusion: Counts, need_positives: bool) -> dict[str, Figures]:
     """Metrics (...) of (..., K, K) counts, NaN where undefined."""
     by_class = {
         name: mean_defined(np.moveaxis(values, -1, 0))
-        for name, values in _class_figures(confusion).items()
+        for name, values in _class_figures(confusion, need_positives).items()
     }
     shares = {name: divide(*share) for name, share in _categorical_shares(confusion).items()}
     return shares | {"balanced_accuracy": _balanced(confusion)} | by_class
 
 
-def _class_figures(confusion: Counts) -> dict[str, Figures]:
+def _class_figures(confusion: Counts, need_positives: bool) -> dict[str, Figures]:
     """Metrics (..., K) of each class against the rest."""
     hits = np.diagonal(confusion, axis1=-2, axis2=-1)
     num_true, num_predicted = confusion.sum(-1), confusion.sum(-2)
-    return {
+    figures = {
         "precision": divide(hits, num_predicted),
         "recall": divide(hits, num_true),
         "f1": divide(2 * hits, num_true + num_predicted),
     }
+    return _where_recall_is(figures) if need_positives else figures
 
 
 def _per_class(
-    confusion: Counts, ranked: Sequence[Levels], classes: Sequence[str]
+    confusion: Counts, ranked: Sequence[Levels], classes: Sequence[str], need_positives: bool
 ) -> dict[str, Metrics]:
-    figures, n = _class_figures(confusion), confusion.sum()
+    figures, n = _class_figures(confusion, need_positives), confusion.sum()
     return {
         name: {
             "n": int(confusion[k].sum()),

@@ -73,8 +73,9 @@ def measure_groups(
     """Metrics of each group in each column of ``members`` (see ``group_members``).
 
     A group of fewer than ``min_n`` labelled faces has ``n`` and the status "too few" only. Others
-    have the status "ok", and in ``not_estimable`` the metrics that are None. ``extra`` gives more
-    metrics of targets and probabilities, all of them known, and may give their ``intervals``.
+    have the status "ok", and in ``not_estimable`` the metrics that are None: without a face that
+    is labelled yes also precision and F1, which scikit-learn calls 0. ``extra`` gives more metrics
+    of targets and probabilities, all of them known, and may give their ``intervals``.
     Groups are resampled independently of each other.
     """
     y_true, y_prob = np.asarray(targets, np.int64), np.asarray(probs)
@@ -85,7 +86,7 @@ def measure_groups(
         if (n := int(known.sum())) < min_n:
             return Measured({"n": n, "status": TOO_FEW}, {})
         rng = group_rng(column, value) if intervals else None
-        found = measure(attribute, own_true, own_prob, threshold, rng)
+        found = measure(attribute, own_true, own_prob, threshold, rng, need_positives=True)
         more = extra(own_true[known], own_prob[known]) if extra else {}
         return large_group(found, more)
 

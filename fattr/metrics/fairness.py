@@ -1,15 +1,17 @@
 """How far groups are apart in an attribute's figures; words and definitions are fairlearn's.
 
-Groups that are too small, or in which a figure is undefined, are left out and named: what cannot be
-compared is None, never 0. https://fairlearn.org/v0.15/user_guide/assessment
+Groups that are too small, or in which a figure is undefined or rests on a handful of faces, are
+left out and named: what cannot be compared is None, never 0. https://fairlearn.org/v0.15/user_guide/assessment
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fattr.attributes import Attribute, Kind
 from fattr.metrics.attribute import Measured, Metrics
@@ -46,14 +48,66 @@ PARITY = (
     "equal_opportunity_ratio",
 )
 NOT_ESTIMABLE = "not estimable"
+MIN_CASES = 10  # faces labelled yes, or no, below which a rate among them is mostly chance
+
+_AMONG_BOTH = ("balanced_accuracy", "f1", "average_precision", "roc_auc")
+_AMONG_YES = ("recall", "precision", *_AMONG_BOTH)
 
 Rates: TypeAlias = tuple[float | None, float | None, float | None]  # selected, recall, false alarms
 
 
 def fairness(attribute: Attribute, groups: Mapping[str, Measured]) -> dict[str, Any]:
-    """How far the groups of one column are apart: ``compare_groups`` and ``parity``."""
-    large = {value: one.metrics for value, one in groups.items() if one.metrics["status"] == OK}
-    return compare_groups(groups, COMPARED) | parity(attribute, large)
+    """How far the groups of one column are apart: ``compare_groups`` and ``parity``.
+
+    A group is compared in recall and precision if ``MIN_CASES`` of its faces are labelled yes, in
+    the false positive rate if as many are labelled no, and in F1, balanced accuracy, average
+    precision and ROC AUC if both; in a mean over classes, if that is so of each class that any of
+    the groups has. Else it is left out of that figure.
+    """
+    solid = _without_thin(attribute, groups)
+    large = {value: one.metrics for value, one in solid.items() if one.metrics["status"] == OK}
+    return compare_groups(solid, COMPARED) | parity(attribute, large)
+
+
+def _without_thin(attribute: Attribute, groups: Mapping[str, Measured]) -> dict[str, Measured]:
+    """The groups, None in place of figures that rest on too few faces labelled yes or no."""
+    large = {value: one for value, one in groups.items() if one.metrics["status"] == OK}
+    if attribute.kind is Kind.AGE or not large:
+        return dict(groups)
+    labelled = np.stack([_labelled(attribute, one.metrics) for one in large.values()])
+    counted = np.flatnonzero(labelled.any(axis=0))  # means are over the classes that occur
+    if attribute.kind is Kind.BINARY:
+        counted = np.array([1])  # figures are those of yes
+    solid = {
+        value: replace(
+            one, metrics=one.metrics | dict.fromkeys(_thin(counts, counted) & set(one.metrics))
+        )
+        for (value, one), counts in zip(large.items(), labelled, strict=True)
+    }
+    return {**groups, **solid}
+
+
+def _labelled(attribute: Attribute, metrics: Metrics) -> NDArray[np.int64]:
+    """How many faces have each label, (K,); of a binary attribute no, yes."""
+    if attribute.kind is not Kind.BINARY:
+        by_class: NDArray[np.int64] = np.asarray(metrics["confusion"], np.int64).sum(axis=1)
+        return by_class
+    counts = metrics["counts"]
+    num_true = counts["true_positive"] + counts["false_negative"]
+    return np.array([metrics["n"] - num_true, num_true])
+
+
+def _thin(labelled: NDArray[np.int64], counted: NDArray[np.intp]) -> set[str]:
+    """Metrics that rest on too few of a group's faces with each label, (K,), of those counted."""
+    num_yes, num_no = labelled[counted], labelled.sum() - labelled[counted]
+    thin = set[str]()
+    if (num_yes < MIN_CASES).any():
+        thin.update(_AMONG_YES)
+    if (num_no < MIN_CASES).any():
+        thin.update(_AMONG_BOTH)
+    if labelled[0] < MIN_CASES:
+        thin.add("false_positive_rate")  # there is one of two labels only, of the last
+    return thin
 
 
 def compare_groups(groups: Mapping[str, Measured], metrics: Sequence[str]) -> dict[str, Any]:
@@ -144,7 +198,8 @@ def parity(attribute: Attribute, groups: Mapping[str, Metrics]) -> dict[str, flo
 
     Of a binary attribute, by how often yes is predicted: among all, among those labelled no, and
     among those labelled yes. Of two classes, the last one is yes. Of more, each class against the
-    rest, and the largest difference and the smallest ratio of any of them. Ages have none.
+    rest, and the largest difference and the smallest ratio of any of them; a class that fewer than
+    ``MIN_CASES`` faces of a group have, or have not, leaves that group out. Ages have none.
     """
     if attribute.kind is Kind.AGE or not groups:
         return dict.fromkeys(PARITY)
@@ -173,8 +228,8 @@ def _one_against_rest(confusion: Counts, k: int) -> Rates:
     hits = confusion[k, k]
     return (
         number(divide(num_selected, n)),
-        number(divide(hits, num_true)),
-        number(divide(num_selected - hits, n - num_true)),
+        number(divide(hits, num_true)) if num_true >= MIN_CASES else None,
+        number(divide(num_selected - hits, n - num_true)) if n - num_true >= MIN_CASES else None,
     )
 
 

@@ -185,12 +185,7 @@ def _confusion(
 def _groups(columns: Mapping[str, Mapping[str, Any]], place: Place) -> Iterator[Row]:
     """Figures of each group; one of too few faces has a row for each figure that others have."""
     for column, values in columns.items():
-        metrics = dict.fromkeys(
-            key
-            for one in values.values()
-            for key, value in one.items()
-            if key not in BESIDE and _is_figure(value)
-        )
+        metrics = dict.fromkeys(name for one in values.values() for name in _names(one))
         for value, one in values.items():
             own = place.of(column, value)
             if one.get("status") == TOO_FEW:
@@ -198,6 +193,13 @@ def _groups(columns: Mapping[str, Mapping[str, Any]], place: Place) -> Iterator[
                     yield _row(own.at(metric), None, None, one["n"], TOO_FEW)
             else:
                 yield from _figures(one, own)
+
+
+def _names(one: Mapping[str, Any]) -> Iterator[str]:
+    """Figures of a group that each group should have, ``selective.accuracy`` among them."""
+    own = {key: value for key, value in one.items() if key not in BESIDE}
+    yield from (key for key, value in own.items() if _is_figure(value))
+    yield from (f"selective.{key}" for key in own.get("selective", ()))
 
 
 def _fairness(fairness: Mapping[str, Any], place: Place) -> Iterator[Row]:

@@ -449,6 +449,16 @@ def test_classes_below_a_confidence_are_null():
     assert got.tolist() == (probs.max(1) < 0.6).tolist()
 
 
+def test_an_age_needs_no_confidence_of_a_bin_but_keeps_to_a_coverage():
+    rng = np.random.default_rng(25)
+    logits = rng.normal(size=(200, AGE.num_logits)).astype(np.float32)
+    targets = rng.integers(0, AGE.num_values, 200)
+    fit_with = lambda **how: fit_attribute(logits, targets, AGE, FitSettings(**how)).calibration  # noqa: E731
+    assert fit_with(min_confidence=0.8) == fit_with()
+    probs = attribute_probabilities(logits, AGE, covering := fit_with(coverage=0.9))
+    assert abstained(probs, AGE, covering).mean() == pytest.approx(0.1)
+
+
 @pytest.mark.parametrize("one", [SMILING, COLOUR], ids=lambda one: one.kind)
 @pytest.mark.parametrize("method", [*fitting.METHODS, "auto"])
 def test_a_fitted_band_keeps_the_coverage_on_other_faces(method, one):

@@ -11,7 +11,7 @@ from fairlearn.metrics import (
     true_positive_rate,
 )
 
-from fattr.attributes import AGE, PERCEIVED_GENDER_PRESENTATION, attribute
+from fattr.attributes import AGE, PERCEIVED_GENDER_PRESENTATION, Attribute, Kind, attribute
 from fattr.metrics.attribute import attribute_metrics
 from fattr.metrics.by_group import MIN_N, figures, group_members, measure_groups
 
@@ -165,6 +165,43 @@ def test_what_cannot_be_estimated_is_named_and_not_zero():
     assert white["not_estimable"] == []
     assert not missing & black["intervals"].keys()
     assert json.loads(json.dumps(got, allow_nan=False)) == got
+
+
+def test_precision_without_a_positive_is_undefined_and_not_zero():
+    # White has none, but predictions: scikit-learn's precision and F1 would be 0.
+    race = ["Black"] * 40 + ["White"] * 40
+    y_true, y_prob = [0, 1] * 20 + [0] * 40, [0.1, 0.9] * 40
+    assert attribute_metrics(SMILING, y_true[40:], y_prob[40:])["precision"] == 0.0
+    white = measure_groups(SMILING, y_true, y_prob, 0.5, group_members({"race": race}))["race"][
+        "White"
+    ]
+    for metric in ("recall", "precision", "f1"):
+        assert white.metrics[metric] is None
+        assert metric in white.metrics["not_estimable"]
+        assert metric not in white.metrics["intervals"]
+        assert np.isnan(white.replicates[metric]).all()
+    assert white.metrics["false_positive_rate"] == 0.5
+
+
+def test_a_class_that_a_group_lacks_is_in_no_mean():
+    colours = Attribute(
+        name="colour", kind=Kind.CATEGORICAL, description="for tests", classes=("r", "g", "b")
+    )
+    y_true, y_pred = np.array([0, 1] * 20), np.array([0, 1, 0, 2] * 10)
+    members = group_members({"race": ["White"] * 40})
+    cell = measure_groups(colours, y_true, np.eye(3)[y_pred], 0.5, members)["race"]["White"]
+    own = cell.metrics["per_class"]
+    assert (own["b"]["precision"], own["b"]["recall"], own["b"]["f1"]) == (None, None, None)
+    for metric, score in (
+        ("precision", sk.precision_score),
+        ("recall", sk.recall_score),
+        ("f1", sk.f1_score),
+    ):
+        theirs = score(y_true, y_pred, labels=[0, 1], average="macro")
+        assert cell.metrics[metric] == pytest.approx(theirs)
+        low, high = cell.metrics["intervals"][metric]
+        assert low <= theirs <= high
+        assert np.nanmean(cell.replicates[metric]) == pytest.approx(theirs, abs=0.03)
 
 
 def test_a_group_without_labels_stays_with_none():

@@ -6,7 +6,14 @@ import sklearn.metrics as sk
 from fattr.attributes import AGE, PERCEIVED_GENDER_PRESENTATION, Attribute, Kind, attribute
 from fattr.metrics.attribute import Measured, attribute_metrics
 from fattr.metrics.by_group import group_members, measure_groups
-from fattr.metrics.fairness import PARITY, compare_groups, fairness, parity, spread
+from fattr.metrics.fairness import (
+    MIN_CASES,
+    PARITY,
+    compare_groups,
+    fairness,
+    parity,
+    spread,
+)
 
 SMILING = attribute("smiling")
 COLOURS = Attribute(
@@ -177,6 +184,77 @@ def test_a_group_without_a_yes_is_left_out_of_what_needs_one():
     assert got["accuracy"]["left_out"] == []
     assert got["groups_compared"] == RACES[:3]
     assert got["groups_left_out"] == {"White": "not estimable"}
+
+
+def with_labels(y_true, race, value, label, n):
+    """All faces of a group labelled otherwise, but n."""
+    own = np.flatnonzero(race == value)
+    relabelled = y_true.copy()
+    relabelled[own] = 1 - label
+    relabelled[own[:n]] = label
+    return relabelled
+
+
+@pytest.mark.parametrize(("label", "thin"), [
+    (1, {"recall", "precision", "f1", "balanced_accuracy", "average_precision", "roc_auc"}),
+    (0, {"false_positive_rate", "f1", "balanced_accuracy", "average_precision", "roc_auc"}),
+])  # fmt: skip
+def test_a_group_of_a_handful_of_cases_is_left_out_of_rates_among_them(label, thin):
+    y_true, y_prob, race = drawn_faces()
+    for n in (MIN_CASES - 1, MIN_CASES):
+        faces = with_labels(y_true, race, "Black", label, n)
+        got = fairness_of(SMILING, faces, y_prob, race)
+        left_out = {name for name in (*COUNTED, *thin) if got[name]["left_out"] == ["Black"]}
+        assert left_out == (thin if n < MIN_CASES else set())
+        kept = (faces >= 0) & ((race != "Black") | (n >= MIN_CASES))
+        frame = fl.MetricFrame(
+            metrics=fl.true_positive_rate if label else fl.false_positive_rate,
+            y_true=faces[kept],
+            y_pred=(y_prob >= 0.5)[kept].astype(int),
+            sensitive_features=race[kept],
+        )
+        name = "recall" if label else "false_positive_rate"
+        assert got[name]["difference"] == pytest.approx(frame.difference())
+        if label:
+            assert got["equal_opportunity_difference"] == pytest.approx(frame.difference())
+
+
+def test_a_class_of_a_handful_of_faces_leaves_its_group_out():
+    rng = np.random.default_rng(3)
+    race, y_true = rng.choice(RACES, 600), rng.integers(0, 3, 600)
+    blue = np.flatnonzero((race == "White") & (y_true == 2))
+    y_true[blue[MIN_CASES - 1 :]] = 1
+    probs = classes_of(COLOURS, y_true)
+    got = fairness_of(COLOURS, y_true, probs, race)
+    assert got["recall"]["left_out"] == got["f1"]["left_out"] == ["White"]
+    assert got["accuracy"]["left_out"] == []
+    recalls = []
+    for k in range(3):
+        kept = (race != "White") | (k != 2)
+        recalls.append(
+            fl.MetricFrame(
+                metrics=fl.true_positive_rate,
+                y_true=(y_true == k)[kept],
+                y_pred=(probs.argmax(1) == k)[kept],
+                sensitive_features=race[kept],
+            ).difference()
+        )
+    assert got["equal_opportunity_difference"] == pytest.approx(max(recalls))
+
+
+def test_a_class_that_no_group_has_leaves_none_out():
+    rng = np.random.default_rng(3)
+    race, y_true = rng.choice(RACES, 600), rng.integers(0, 2, 600)
+    got = fairness_of(COLOURS, y_true, classes_of(COLOURS, y_true), race)
+    assert got["recall"]["left_out"] == got["f1"]["left_out"] == []
+    assert got["groups_compared"] == RACES
+
+
+def test_figures_with_abstention_are_not_compared():
+    y_true, y_prob, race = drawn_faces()
+    plain = fairness_of(SMILING, y_true, y_prob, race)
+    more = {"selective": {"coverage": 0.9, "accuracy": None}}
+    assert fairness_of(SMILING, y_true, y_prob, race, extra=lambda *_: more) == plain
 
 
 def test_a_group_of_too_few_is_left_out_of_all():

@@ -108,6 +108,19 @@ def test_groups_have_figures_or_a_reason(query):
     assert few == [(None, 15, "too few")]
 
 
+def test_groups_have_figures_with_abstention_or_a_reason(query):
+    rows = query(
+        "SELECT \"group\", value, n, status FROM METRICS WHERE attribute = 'smiling'"
+        " AND group_column = 'race' AND metric = 'selective.accuracy'"
+    )
+    own = METRICS["attributes"]["smiling"]["by_group"]["race"]
+    found = {group: tuple(rest) for group, *rest in rows}
+    black = own["Black"]
+    assert found["Black"] == (black["selective"]["accuracy"], black["n"], "ok")
+    assert found["Other"] == (None, own["Other"]["n"], "too few")
+    assert found.keys() == own.keys()
+
+
 def test_the_worst_group_of_each_attribute_can_be_asked_for(query):
     rows = query(
         'SELECT attribute, "group", value FROM METRICS'

@@ -51,6 +51,7 @@ def evaluation_markdown(metrics: Row) -> str:
         f"{code(metrics['command'])}\n",
         f"{images}, {where(metrics)}.\n",
         *([f"**{RESEARCH_ONLY}**\n"] if metrics["research_only"] else []),
+        *(f"**{safe(words.sentence(one))}.**\n" for one in metrics.get("cautions", ())),
         *_summary(metrics),
     ]
     for title, section in sections.items():

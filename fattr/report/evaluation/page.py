@@ -123,6 +123,10 @@ def _headline(metrics: Mapping[str, Any], name: str) -> Html:
         tag("h1", name),
         tag("p", ", ".join(facts), class_="facts-line"),
         tag("p", RESEARCH_ONLY, class_="banner") if metrics["research_only"] else "",
+        *(
+            tag("p", words.sentence(one), ".", class_="banner")
+            for one in metrics.get("cautions", ())
+        ),
         tag("p", mean_of(metrics), class_="key-note"),
         tag("dl", *_key_figures(metrics), class_="key"),
         tag("dl", *said, class_="verdicts"),

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fattr.metrics.fairness import MIN_CASES
 from fattr.report.evaluation import words as words
 
 MIN_F1, MIN_BALANCED_ACCURACY, MAX_GAP = 0.5, 0.65, 0.1
@@ -205,7 +206,8 @@ def _opportunity(metrics: Mapping[str, Any], columns: Sequence[str]) -> Iterator
         most, name, column = max(found)
         yield (
             f"The share found of those who have the attribute differs most for "
-            f"{words.title(name)} by {words.title(column)}: by {most:.3f}."
+            f"{words.title(name)} by {words.title(column)}: by {most:.3f}, between groups with at "
+            f"least {MIN_CASES} who have it."
         )
 
 

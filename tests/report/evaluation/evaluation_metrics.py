@@ -91,6 +91,12 @@ def selective(right, confidence):
     }
 
 
+def kept_labels(right, confidence):
+    """What a group has with abstention: no curve."""
+    kept = selective(right, confidence)
+    return {"selective": {name: kept[name] for name in ("coverage", "accuracy")}}
+
+
 def binary_row(y, prob, threshold=0.5):
     y_pred = prob >= threshold
     hits, n = int((y & y_pred).sum()), len(y)
@@ -159,7 +165,7 @@ def intervals(row):
     for metric, value in row.items():
         if metric in ("mae", "rmse"):
             found[metric] = [value - 0.3, value + 0.3]
-        elif metric not in NOT_SHARES and value is not None:
+        elif metric not in NOT_SHARES and isinstance(value, float):
             found[metric] = interval(value, row["n"])
     return found
 
@@ -278,7 +284,12 @@ def binary_attribute(rng, groups, name):
             "reliability": reliability(y, prob),
             "selective": selective(right, confidence),
         }
-        | by_group(groups, lambda mask: binary_row(y[mask], prob[mask]))
+        | by_group(
+            groups,
+            lambda mask: (
+                binary_row(y[mask], prob[mask]) | kept_labels(right[mask], confidence[mask])
+            ),
+        )
     )
 
 

@@ -120,6 +120,14 @@ def test_what_was_not_measured_has_no_section():
     assert tables(report)[1]["smiling"]["F1"] == "not estimable"
 
 
+def test_cautions_stand_above_the_figures():
+    cautions = ["figures flatter: <trained> on it", "figures flatter: calibrated on it"]
+    report = evaluation_markdown(small_metrics() | {"cautions": cautions})
+    top = report[: report.index("| ")].split("\n\n")
+    assert "**Figures flatter: &lt;trained> on it.**" in top
+    assert "**Figures flatter: calibrated on it.**" in top
+
+
 HOSTILE = "<script>`*[a](http://b)*`|\n# c"
 
 

@@ -210,6 +210,13 @@ def test_the_restriction_is_told_at_the_top_and_at_the_end(page):
     assert "Research only" in section(page, "Provenance").text
 
 
+def test_cautions_stand_at_the_top():
+    cautions = ["figures flatter: <trained> on it", "figures flatter: calibrated on it"]
+    header = parse(evaluation_page(small_metrics() | {"cautions": cautions})).all("header")[0]
+    banners = [one.text for one in header.all("p") if one.attributes.get("class") == "banner"]
+    assert banners == ["Figures flatter: <trained> on it.", "Figures flatter: calibrated on it."]
+
+
 # Safety
 
 
@@ -233,6 +240,7 @@ def test_no_name_becomes_markup(page):
         metrics[key] = HOSTILE
     metrics["licence"] = {"model": HOSTILE, "data": HOSTILE}
     metrics["versions"] = {HOSTILE: HOSTILE}
+    metrics["cautions"] = [HOSTILE]
     metrics["requirements"][0]["text"] = HOSTILE
     metrics["against"] |= {"model": HOSTILE, "verdict": HOSTILE, "summary": HOSTILE}
     metrics["against"]["regressions"][0] |= {"attribute": HOSTILE, "group": HOSTILE}

@@ -152,7 +152,9 @@ def test_the_attribute_found_least_equally_is_named():
     rows["x"]["fairness"]["race"]["equal_opportunity_difference"] = 0.1
     rows["y"]["fairness"]["race"]["equal_opportunity_difference"] = 0.6
     said = verdict(metrics(rows), "Is it equally").text
-    assert said.endswith("differs most for y by race: by 0.600.")
+    assert said.endswith(
+        "differs most for y by race: by 0.600, between groups with at least 10 who have it."
+    )
 
 
 @pytest.mark.parametrize(
