@@ -121,7 +121,7 @@ def test_each_row_of_the_manifest_is_fetched_once(ray_cluster, tmp_path, num_ima
         entries.append(FileEntry((tmp_path / f"{n}.jpg").as_uri()))
     folder = (tmp_path / "manifest").as_uri()
     manifest.write_manifest(entries, folder, rows_per_file=20)
-    rows = _fetched(folder, rows_per_block=8).take_all()
+    rows = _fetched(folder, per_block=8).take_all()
     assert {row["image_uri"]: row["image_bytes"] for row in rows} == {
         entry.uri: b"%d" % n for n, entry in enumerate(entries)
     }
