@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Generator, Sequence
 
 import pyarrow as pa
 import ray
 import ray.data
-from ray.data import ActorPoolStrategy
-from ray.util.annotations import RayDeprecationWarning
 
 from fattr.build import ScorePlan, build_scoring
 from fattr.errors import RunError
-from fattr.on_ray.annotate import (
-    ACTOR_CPUS,
-    FETCH_CPUS,
-    MAX_RESTARTS,
-    MAX_TASK_RETRIES,
-    count_actors,
-    rows_per_block,
-)
+from fattr.on_ray.pool import FETCH_CPUS, count_actors, in_actors, rows_per_block
 from fattr.records import Sample
 from fattr.scoring import read_labelled, samples_table
 from fattr.stages import Fetch
@@ -53,7 +43,8 @@ def score_on_ray(plan: ScorePlan, samples: Sequence[Sample]) -> Generator[pa.Tab
     """
     ray.data.DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    num_actors = count_actors(plan.device == "cuda")
+    use_gpu = plan.device == "cuda"
+    num_actors = count_actors(use_gpu)
     per_block = rows_per_block(len(samples), num_actors)
     rows = ray.data.from_arrow(samples_table(samples))
     blocks = rows.repartition(target_num_rows_per_block=per_block)
@@ -61,26 +52,8 @@ def score_on_ray(plan: ScorePlan, samples: Sequence[Sample]) -> Generator[pa.Tab
         fetch_labelled, batch_size=None, batch_format="pyarrow", num_cpus=FETCH_CPUS
     )
     try:
-        yield from _scored(fetched, plan, num_actors).iter_batches(
-            batch_size=None, batch_format="pyarrow"
-        )
+        scored = in_actors(fetched, ScoreActor, (plan,), num_actors=num_actors, use_gpu=use_gpu)
+        yield from scored.iter_batches(batch_size=None, batch_format="pyarrow")
     except (ray.exceptions.RayError, OSError) as err:
         problem = (str(err).strip().splitlines() or [type(err).__name__])[-1]
         raise RunError(f"the Ray engine failed: {problem}; run again, or --engine local") from err
-
-
-def _scored(fetched: ray.data.Dataset, plan: ScorePlan, num_actors: int) -> ray.data.Dataset:
-    """The actor pool, with bounded retries as when annotating."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RayDeprecationWarning)  # no other way before Ray 2.64
-        return fetched.map_batches(
-            ScoreActor,
-            fn_constructor_args=(plan,),
-            batch_size=None,
-            batch_format="pyarrow",
-            compute=ActorPoolStrategy(size=num_actors),
-            num_cpus=ACTOR_CPUS if ray.cluster_resources()["CPU"] > 1 else 0,
-            num_gpus=1 if plan.device == "cuda" else 0,
-            max_restarts=MAX_RESTARTS,
-            max_task_retries=MAX_TASK_RETRIES,
-        )
