@@ -27,6 +27,7 @@ from typing import Any
 
 from fattr.attributes import Attribute, Kind
 from fattr.errors import UsageError
+from fattr.metrics.attribute import CALIBRATION_METRICS, MACRO_METRICS
 
 FORM = 'expected "NAME>=NUMBER", as "macro_f1>=0.70" or "worst_group_gap<=0.05"'
 
@@ -38,17 +39,7 @@ _OPS: Mapping[str, Callable[[float, float], bool]] = {
 }
 _TEXT = re.compile(r"\s*([^\s<>=]+)\s*(>=|<=|>|<)\s*([^\s<>=]+)\s*")
 
-_MACRO = (
-    "accuracy",
-    "balanced_accuracy",
-    "precision",
-    "recall",
-    "f1",
-    "average_precision",
-    "roc_auc",
-    "ece",
-    "brier",
-)
+_MACRO = (*MACRO_METRICS, *CALIBRATION_METRICS)
 _MICRO = ("accuracy", "precision", "recall", "f1")
 _OF_YES = ("micro_precision", "micro_recall", "micro_f1")
 _SELECTIVE = ("coverage", "accuracy", "accuracy_at_full_coverage", "accuracy_at_90")

@@ -24,8 +24,9 @@ LAYERS = (
     {"boxes", "images", "storage", "weights", "progress", "outputs"},  # tools
     {"manifest", "parts", "runinfo", "scores", "tables"},
     {"detect", "crop", "corruptions", "classify", "datasets"},  # rooms
-    {"bundle", "labelled_crops", "metrics", "requirements"},  # uses
-    {"evaluation", "publish", "recalibrate", "report", "review", "scoring", "stages", "train"},
+    {"bundle", "labelled_crops", "metrics"},  # uses
+    {"evaluation", "publish", "recalibrate", "report", "requirements", "review"},
+    {"scoring", "stages", "train"},
     {"robustness"},
     {"presets", "build"},  # assembly
     {"train_data"},

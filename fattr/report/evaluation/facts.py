@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from fattr.metrics.attribute import CALIBRATION_METRICS, MACRO_METRICS
 from fattr.report.evaluation import words as words
 
 RESEARCH_ONLY = "Research only: the terms of the model or of the data allow nothing else."
@@ -24,17 +25,7 @@ OPTIONAL = {
     "against another model (--against)": "against",
     "against requirements (--require)": "requirements",
 }
-MEANS = (
-    "accuracy",
-    "balanced_accuracy",
-    "precision",
-    "recall",
-    "f1",
-    "average_precision",
-    "roc_auc",
-    "ece",
-    "brier",
-)
+MEANS = (*MACRO_METRICS, *CALIBRATION_METRICS)
 
 
 def not_measured(metrics: Mapping[str, Any]) -> str:
