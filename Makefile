@@ -32,10 +32,10 @@ test: $(STAMP)
 test-gpu: $(STAMP)
 	$(BIN)/python -m pytest -q -m gpu
 
-# Pages are looked at in a browser, which comes from Debian's packages.
+# From Debian's packages: a browser to look at pages with, strace to see where a run connects to.
 test-full: $(STAMP)
-	command -v chromedriver > /dev/null || \
-		{ apt-get update -qq && apt-get install -qq -y chromium chromium-driver; } > /dev/null
+	{ command -v chromedriver && command -v strace; } > /dev/null || \
+		{ apt-get update -qq && apt-get install -qq -y chromium chromium-driver strace; } > /dev/null
 	$(BIN)/python -m pytest -q --durations=10 -m 'full and not gpu and not drills'
 
 # Long checks of everything that can be chosen by name.

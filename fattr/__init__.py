@@ -1,3 +1,19 @@
 """Label the faces in millions of photographs: images in, Parquet tables out."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fattr.catalog import open_tables as open_tables
+
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for
+    """What is exported, imported when it is first asked for: `import fattr` stays quick."""
+    if name == "open_tables":
+        from fattr.catalog import open_tables
+
+        return open_tables
+    raise AttributeError(f"module 'fattr' has no attribute {name!r}")

@@ -82,6 +82,7 @@ class AnnotatePlan:
     source: DetectorSource
     models: tuple[tuple[Bundle, tuple[Attribute, ...]], ...]  # with the attributes to write
     device: str
+    uri_key_id: str | None = None  # of the key that URIs are hashed with; not the key
 
     @property
     def attributes(self) -> tuple[Attribute, ...]:
@@ -122,14 +123,14 @@ def choose_models(config: AnnotateConfig) -> tuple[tuple[Bundle, tuple[Attribute
     return tuple(chosen)
 
 
-def plan_annotate(config: AnnotateConfig) -> AnnotatePlan:
+def plan_annotate(config: AnnotateConfig, *, uri_key_id: str | None = None) -> AnnotatePlan:
     """The settings resolved: weights read and verified, attributes chosen.
 
     Raises:
         UsageError: something named does not exist or is damaged.
     """
     source, device = detectors.find(config.detector), resolve_device(config.device)
-    return AnnotatePlan(config, source, choose_models(config), device)
+    return AnnotatePlan(config, source, choose_models(config), device, uri_key_id)
 
 
 def build_annotate(plan: AnnotatePlan, *, num_threads: int = 1) -> Annotate:
@@ -194,6 +195,8 @@ def settings_of(plan: AnnotatePlan) -> dict[str, Any]:
         "score_threshold": config.score_threshold,
         "nms_iou_threshold": config.nms_iou_threshold,
         "max_pixels": config.max_pixels,
+        "max_bytes": config.max_bytes,
+        "uri_key_id": plan.uri_key_id,
         "min_face_px": config.min_face_px,
         "sensitive": sorted(config.sensitive_names),
         "schema_version": tables.SCHEMA_VERSION,

@@ -20,7 +20,10 @@ from fattr.config import (
     DemoConfig,
     DescribeDataConfig,
     EvaluateConfig,
+    ForgetConfig,
+    RetryConfig,
     TrainConfig,
+    VerifyConfig,
 )
 from fattr.errors import FattrError, UsageError
 
@@ -53,6 +56,32 @@ def _annotate(argv: Sequence[str]) -> int:
     from fattr.annotate_job import annotate
 
     return annotate(config)
+
+
+def _with_output(argv: Sequence[str]) -> Sequence[str]:
+    """``OUTPUT ...`` as ``--output OUTPUT ...``."""
+    return ["--output", *argv] if argv and not argv[0].startswith("-") else argv
+
+
+def _retry(argv: Sequence[str]) -> int:
+    config = _parse(RetryConfig, "retry", _with_output(argv))
+    from fattr.annotate_job import retry
+
+    return retry(config)
+
+
+def _verify(argv: Sequence[str]) -> int:
+    config = _parse(VerifyConfig, "verify", _with_output(argv))
+    from fattr.keeping_job import verify_output
+
+    return verify_output(config)
+
+
+def _forget(argv: Sequence[str]) -> int:
+    config = _parse(ForgetConfig, "forget", _with_output(argv))
+    from fattr.keeping_job import forget_images
+
+    return forget_images(config)
 
 
 def _train(argv: Sequence[str]) -> int:
@@ -109,7 +138,7 @@ def _architectures(argv: Sequence[str]) -> int:
 
 
 def _contact_sheet(argv: Sequence[str]) -> int:
-    config = _parse(ContactSheetConfig, "contact-sheet", argv)
+    config = _parse(ContactSheetConfig, "contact-sheet", _with_output(argv))
     from fattr.report.contact_sheet import contact_sheet
 
     title = contact_sheet(
@@ -128,6 +157,9 @@ def _demo(argv: Sequence[str]) -> int:
 
 JOBS: dict[str, Callable[[Sequence[str]], int]] = {
     "annotate": _annotate,
+    "retry": _retry,
+    "verify": _verify,
+    "forget": _forget,
     "train": _train,
     "evaluate": _evaluate,
     "calibrate": _calibrate,

@@ -15,9 +15,8 @@ from collections.abc import Iterable, Sequence
 from importlib import resources
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import duckdb
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 from rich import box
@@ -29,6 +28,7 @@ from rich.table import Table
 from fattr.annotate_job import annotate
 from fattr.build import choose_models
 from fattr.bundle import find
+from fattr.catalog import VIEWS, Tables, open_tables
 from fattr.config import DEFAULT_MODELS, AnnotateConfig
 from fattr.errors import UsageError
 from fattr.report.contact_sheet import contact_sheet, face_attributes, face_heading
@@ -235,10 +235,10 @@ def _console() -> Console:
 
 def show(console: Console, config: AnnotateConfig, folder: Path) -> None:
     """Print the tables, one query, and where things are; write the contact sheet."""
-    tables = Path(config.output)
+    tables = open_tables(config.output)
     show_images(console, tables)
     show_faces(console, tables)
-    show_query(console, query(tables))
+    show_query(console, tables, Path(config.output, VIEWS))
     if config.purpose:
         show_purpose(console, tables)
     png = folder / "contact_sheet.png"
@@ -247,40 +247,19 @@ def show(console: Console, config: AnnotateConfig, folder: Path) -> None:
     console.print(f"contact sheet  {png}")
 
 
-def _files(tables: Path, name: str) -> str:
-    """A table's files as an SQL string."""
-    path = (tables / name / "**" / "*.parquet").as_posix().replace("'", "''")
-    return f"'{path}'"
-
-
-def _parquet(tables: Path, name: str) -> str:
-    return f"read_parquet({_files(tables, name)})"
-
-
-def _ask(sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
-    """Column names and rows of a query."""
-    with duckdb.connect() as connection:
-        answer = connection.execute(sql)
-        return [column[0] for column in answer.description or []], answer.fetchall()
-
-
-def show_images(console: Console, tables: Path) -> None:
+def show_images(console: Console, tables: Tables) -> None:
     """Print the table ``images``."""
-    _, rows = _ask(
+    rows = tables.sql(
         "SELECT parse_filename(image_uri), width || ' x ' || height, "
-        "format_bytes(size_bytes), status, num_faces, reason "
-        f"FROM {_parquet(tables, 'images')} ORDER BY image_uri"
-    )
+        "format_bytes(size_bytes), status, num_faces, reason FROM images ORDER BY image_uri"
+    ).fetchall()
     titles = ("image", "pixels", "size", "status", "faces", "reason")
     console.print(_table("images: a row for every file", titles, rows))
 
 
-def show_faces(console: Console, tables: Path) -> None:
+def show_faces(console: Console, tables: Tables) -> None:
     """Print the table ``faces``, its attributes in words."""
-    columns, rows = _ask(
-        f"SELECT * FROM {_parquet(tables, 'faces')} ORDER BY image_uri, face_index"
-    )
-    faces = [dict(zip(columns, row, strict=True)) for row in rows]
+    faces = tables.faces.order("image_uri, face_index").to_arrow_table().to_pylist()
     told = [
         (
             face["image_uri"].rpartition("/")[2],
@@ -293,38 +272,39 @@ def show_faces(console: Console, tables: Path) -> None:
         )
         for face in faces
     ]
-    title = f"faces: a row for every face, {len(columns)} columns, some of them in words"
+    num_columns = len(tables.schema("faces").names)
+    title = f"faces: a row for every face, {num_columns} columns, some of them in words"
     console.print(_table(title, ("image", "#", "score", "px", "most probable attributes"), told))
 
 
-def query(tables: Path) -> str:
-    """SQL over the Parquet files: what is seen in each photograph."""
-    written, _ = _ask(f"SELECT * FROM {_parquet(tables, 'faces')} LIMIT 0")
+def query(tables: Tables) -> str:
+    """SQL over the table ``faces``: what is seen in each photograph."""
+    written = tables.schema("faces").names
     counted = [sql for name, sql in COUNTED.items() if name in written]
-    selected = ["parse_filename(image_uri) AS photograph", "count(*) AS faces", *counted]
+    selected = ["parse_filename(image_uri) AS photograph", "count(*) AS num_faces", *counted]
     lines = ",\n       ".join(selected)
-    return (
-        f"SELECT {lines}\n"
-        f"FROM {_parquet(tables, 'faces')}\n"
-        "GROUP BY photograph\n"
-        "ORDER BY faces DESC, photograph"
-    )
+    return f"SELECT {lines}\nFROM faces\nGROUP BY photograph\nORDER BY num_faces DESC, photograph"
 
 
-def show_query(console: Console, sql: str) -> None:
-    """Print a query and its result."""
-    console.print("[bold]One DuckDB query over the Parquet files[/]\n")
-    console.print(Syntax(sql, "sql", background_color="default"))
-    console.print(_table("", *_ask(sql)))
+def show_query(console: Console, tables: Tables, views: Path) -> None:
+    """Print a query as it may be typed into DuckDB, and its result."""
+    sql = query(tables)
+    answer = tables.sql(sql)
+    console.print("[bold]One query, to be pasted into DuckDB[/]\n")
+    console.print(f".read {_quoted(views)}", highlight=False, soft_wrap=True, markup=False)
+    console.print(Syntax(f"{sql};", "sql", background_color="default"))
+    console.print(_table("", answer.columns, answer.fetchall()))
 
 
-def show_purpose(console: Console, tables: Path) -> None:
+def _quoted(path: Path) -> str:
+    """A path as the commands of DuckDB's shell take it."""
+    escaped = str(path).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def show_purpose(console: Console, tables: Tables) -> None:
     """Print the purpose of the sensitive columns as the Parquet files keep it."""
-    _, rows = _ask(
-        "SELECT DISTINCT decode(value) "
-        f"FROM parquet_kv_metadata({_files(tables, 'faces')}) WHERE decode(key) = 'fattr.purpose'"
-    )
-    purpose = ", ".join(row[0] for row in rows)
+    purpose = tables.schema("faces").metadata[b"fattr.purpose"].decode()
     console.print("Why there are sensitive columns, as each Parquet file and run.json say:")
     console.print(f"[italic]{escape(purpose)}[/]\n")
 

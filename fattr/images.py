@@ -199,6 +199,8 @@ def decode(
             return _decode(data, _PILLOW_FORMAT[kind], min_long_side, max_pixels)
         except Image.DecompressionBombError as err:
             raise ImageError(Status.TOO_LARGE, str(err).partition(",")[0]) from err
+        except MemoryError as err:  # a damaged header may ask for any amount
+            raise ImageError(Status.TOO_LARGE, f"{kind} needs more memory than there is") from err
         except _DAMAGE as err:
             raise ImageError(Status.UNREADABLE, f"damaged {kind}: {_one_line(err)}") from err
 

@@ -2,37 +2,20 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from collections import Counter
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 
-from fattr import manifest
+from fattr import manifest, storage
 from fattr.parts import PartWriter
-from fattr.publish import count_rows
+from fattr.publish import count_work
 from fattr.records import Sample
 from fattr.scoring import ScoreFaces, read_labelled, samples_table
-from fattr.stages import Annotate, Fetch
+from fattr.stages import Annotate, Fetch, ordered_map
 
 ROWS_PER_BATCH = 16
-
-A = TypeVar("A")
-B = TypeVar("B")
-
-
-def ordered_map(
-    function: Callable[[A], B], items: Iterable[A], *, pool: ThreadPoolExecutor, ahead: int
-) -> Iterator[B]:
-    """Results in the order of the items, at most ``ahead`` of them under way."""
-    waiting: deque[Future[B]] = deque()
-    for item in items:
-        waiting.append(pool.submit(function, item))
-        if len(waiting) >= ahead:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
 
 
 def annotate_locally(
@@ -43,9 +26,13 @@ def annotate_locally(
     *,
     num_threads: int,
     on_counts: Callable[[Counter[str]], None],
+    read_options: storage.ReadOptions | None = None,
 ) -> None:
-    """Manifest to staged rows in the order of the manifest."""
-    fetch = Fetch()
+    """Manifest to staged rows in the order of the manifest.
+
+    An image that crashes or hangs its process ends this one: only the Ray engine outlives it.
+    """
+    fetch = Fetch(options=read_options)
 
     def run(batch: pa.RecordBatch) -> pa.Table:
         return annotate(fetch(pa.Table.from_batches([batch])))
@@ -54,7 +41,7 @@ def annotate_locally(
     with ThreadPoolExecutor(num_threads) as pool, PartWriter(staging_uri, schema) as writer:
         for rows in ordered_map(run, batches, pool=pool, ahead=2 * num_threads):
             writer.write(rows)
-            on_counts(count_rows(rows))
+            on_counts(count_work(rows))
 
 
 def score_locally(

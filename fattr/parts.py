@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 
 import pyarrow as pa
@@ -12,9 +12,12 @@ from pyarrow.fs import FileSystem, LocalFileSystem
 
 from fattr import storage
 
+HIDDEN = (".", "_")  # as a part not yet whole
+
 log = logging.getLogger(__name__)
 
 ROWS_PER_PART = 1_000_000
+ROWS_PER_GROUP = 8192  # of a part: small groups let a reader of a range skip the rest of a file
 
 
 class PartWriter:
@@ -64,16 +67,32 @@ class _Part:
     def __init__(self, uri: str, schema: pa.Schema) -> None:
         self._files, self._path = storage.filesystem(uri)
         self._temporary = _temporary_path(self._files, self._path)
-        self._files.create_dir(self._path.rpartition("/")[0], recursive=True)
+        if isinstance(
+            self._files, LocalFileSystem
+        ):  # S3 has no folders, only objects that mark one
+            self._files.create_dir(self._path.rpartition("/")[0], recursive=True)
         self._stream = self._files.open_output_stream(self._temporary)
+        self._schema = schema
         self._writer = pq.ParquetWriter(self._stream, schema, compression="zstd")
+        self._held: list[pa.Table] = []
+        self._num_held = 0
 
     def write(self, table: pa.Table) -> None:
-        self._writer.write_table(table)
+        if not table.schema.equals(self._schema):
+            raise ValueError(f"rows of the schema {self._schema.names} expected: {table.schema}")
+        self._held.append(table)
+        self._num_held += table.num_rows
+        if self._num_held >= ROWS_PER_GROUP:
+            self._flush()
 
     def close(self) -> None:
-        self._writer.close()
-        self._stream.close()
+        try:
+            self._flush()
+            self._writer.close()
+            self._stream.close()
+        except BaseException:
+            self.abandon()
+            raise
         if self._temporary != self._path:
             self._files.move(self._temporary, self._path)
 
@@ -88,16 +107,36 @@ class _Part:
         except OSError:  # as when credentials expired: what made the run fail matters more
             log.warning("an unfinished %s may be left behind: delete it", self._path)
 
+    def _flush(self) -> None:
+        if self._held:
+            self._writer.write_table(pa.concat_tables(self._held), row_group_size=ROWS_PER_GROUP)
+        self._held, self._num_held = [], 0
+
 
 def _temporary_path(files: FileSystem, path: str) -> str:
     name = PurePosixPath(path)
     return str(name.with_name("." + name.name)) if isinstance(files, LocalFileSystem) else path
 
 
-def read_parts(folder_uri: str, *, batch_rows: int) -> Iterator[pa.Table]:
-    """The rows of all Parquet files in a folder, some at a time."""
-    for entry in storage.list_files(folder_uri):
-        files, path = storage.filesystem(entry.uri)
-        with files.open_input_file(path) as file:
-            for batch in pq.ParquetFile(file).iter_batches(batch_rows):
-                yield pa.Table.from_batches([batch])
+def part_uris(folder_uri: str) -> list[str]:
+    """The Parquet files of a folder of our own, in order; none where nothing is there.
+
+    Raises:
+        StorageError: It cannot be listed.
+    """
+    uris = (entry.uri for entry in storage.list_tree(folder_uri))
+    return [
+        uri
+        for uri in uris
+        if uri.endswith(".parquet") and not uri.rpartition("/")[2].startswith(HIDDEN)
+    ]
+
+
+def read_part(
+    uri: str, *, batch_rows: int, columns: Sequence[str] | None = None
+) -> Iterator[pa.Table]:
+    """The rows of one Parquet file, some at a time; all columns where none are named."""
+    files, path = storage.filesystem(uri)
+    with files.open_input_file(path) as file, pq.ParquetFile(file, pre_buffer=True) as part:
+        for batch in part.iter_batches(batch_rows, columns=columns):
+            yield pa.Table.from_batches([batch])

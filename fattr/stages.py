@@ -5,11 +5,15 @@ The same objects run in a loop and in an actor; a failed image is a row with a s
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +30,33 @@ from fattr.errors import ImageError, StorageError
 from fattr.images import DecodedImage
 from fattr.records import CropRule, Detections, FloatArray, Status, UInt8Array
 
+Stage: TypeAlias = Callable[[pa.Table], pa.Table]
+Pulse: TypeAlias = Callable[[], None]
+
+MAX_FETCHED_BYTES = 64 << 20  # of known sizes, held at once by a fetch
+UNKNOWN_BYTES = 1 << 20  # what an image without a known size is taken for
+CROPS_PER_PULSE = 64
+ITEMS_AT_ONCE = 16
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+
+def ordered_map(
+    function: Callable[[A], B], items: Iterable[A], *, pool: ThreadPoolExecutor, ahead: int
+) -> Iterator[B]:
+    """Results in the order of the items, at most ``ahead`` of them under way."""
+    waiting: deque[Future[B]] = deque()
+    for item in items:
+        waiting.append(pool.submit(function, item))
+        if len(waiting) >= ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+# Fetch
+
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
@@ -40,19 +71,24 @@ class Fetched:
 class Fetch:
     """Manifest rows -> the same rows with the objects' bytes; many requests in flight.
 
-    ``read`` gives the bytes behind a URI: of an object, unless told otherwise.
+    Read is ``fetch_uri`` where a row has one, else ``image_uri``. ``read`` gives the bytes behind a
+    URI: of an object, as ``options`` say, unless told otherwise.
     """
 
     def __init__(
-        self, *, num_in_flight: int = 16, read: Callable[[str], bytes] | None = None
+        self,
+        *,
+        num_in_flight: int = 16,
+        options: storage.ReadOptions | None = None,
+        read: Callable[[str], bytes] | None = None,
     ) -> None:
-        self._num_in_flight, self._read = num_in_flight, read or storage.read_bytes
+        self._num_in_flight = num_in_flight
+        self._read = read or functools.partial(storage.read_bytes, options=options)
 
     def __call__(self, manifest: pa.Table) -> pa.Table:
         """Add ``tables.FETCHED_COLUMNS``."""
         with ThreadPoolExecutor(self._num_in_flight) as pool:
-            uris = manifest.column("image_uri").to_pylist()
-            fetched = list(pool.map(lambda uri: _fetch(uri, self._read), uris))
+            fetched = list(pool.map(self._fetch, _places(manifest)))
         values = (
             [f.data for f in fetched],
             [f.status for f in fetched],
@@ -63,14 +99,21 @@ class Fetch:
             manifest = manifest.append_column(column, pa.array(items, column.type))
         return _with_sizes(manifest)
 
+    def _fetch(self, uri: str) -> Fetched:
+        started = time.perf_counter()
+        try:
+            data, status, reason = self._read(uri), str(Status.OK), ""
+        except StorageError as err:
+            data, status, reason = None, err.status, err.reason
+        return Fetched(data, status, reason, time.perf_counter() - started)
 
-def _fetch(uri: str, read: Callable[[str], bytes]) -> Fetched:
-    started = time.perf_counter()
-    try:
-        data, status, reason = read(uri), str(Status.OK), ""
-    except StorageError as err:
-        data, status, reason = None, err.status, err.reason
-    return Fetched(data, status, reason, time.perf_counter() - started)
+
+def _places(manifest: pa.Table) -> list[str]:
+    """Where each image is read from; its ``image_uri`` may be a hash."""
+    uris = manifest.column("image_uri")
+    if "fetch_uri" in manifest.schema.names:
+        uris = pc.coalesce(manifest.column("fetch_uri"), uris)
+    return list(uris.to_pylist())
 
 
 def _with_sizes(fetched: pa.Table) -> pa.Table:
@@ -81,18 +124,35 @@ def _with_sizes(fetched: pa.Table) -> pa.Table:
     return fetched.set_column(index, "size_bytes", known)
 
 
-@dataclass(frozen=True, slots=True)
-class Model:
-    """A bundle at work: its classifier, its crops, and those of its attributes to write."""
+def by_bytes(manifest: pa.Table, *, max_bytes: int = MAX_FETCHED_BYTES) -> Iterator[pa.Table]:
+    """The rows in runs of at most ``max_bytes``, going by ``size_bytes``; a larger one alone."""
+    sizes = manifest.column("size_bytes").fill_null(UNKNOWN_BYTES).to_pylist()
+    start = total = 0
+    for row, size in enumerate(sizes):
+        if row > start and total + size > max_bytes:
+            yield manifest.slice(start, row - start)
+            start, total = row, 0
+        total += size
+    yield manifest.slice(start)
 
-    classifier: AttributeClassifier
-    crop_rule: CropRule
-    calibration: Calibration
-    attributes: tuple[Attribute, ...]
+
+def mark_failed(rows: pa.Table, status: str, reason: str) -> pa.Table:
+    """Fetched rows as though they could not be had: the stages pass status and reason on."""
+    failed = {"fetch_status": status, "fetch_reason": reason}
+    for index, column in enumerate(rows.schema):
+        if column.name in failed:
+            values = pa.array([failed[column.name]] * rows.num_rows, column.type)
+            rows = rows.set_column(index, column, values)
+        elif pa.types.is_large_binary(column.type):
+            rows = rows.set_column(index, column, pa.nulls(rows.num_rows, column.type))
+    return rows
+
+
+# Decode
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Decoded:
+class Decoded:
     """A readable image on its way to the detector, with its bytes for a finer decode."""
 
     image: DecodedImage
@@ -101,7 +161,7 @@ class _Decoded:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Seen:
+class Seen:
     """What is kept of an image once its pixels are gone."""
 
     status: str
@@ -114,11 +174,71 @@ class _Seen:
     crop_s: float = 0.0
 
 
-class Annotate:
-    """Rows with bytes -> rows with faces and their attributes, one row an image.
+def _no_pulse() -> None:
+    """Nobody watches."""
 
-    ``images_per_detection`` images are decoded at a time; of these only crops are kept, which are
-    classified together at the end of the batch.
+
+class Decode:
+    """Bytes -> pixels, as few as ``long_side`` needs, or why there are none.
+
+    ``pulse`` is called before each image. With ``num_threads``, so many decode at a time, ahead of
+    whoever takes the pixels.
+    """
+
+    def __init__(
+        self, *, long_side: int, max_pixels: int, pulse: Pulse = _no_pulse, num_threads: int = 0
+    ) -> None:
+        self.long_side, self.max_pixels = long_side, max_pixels
+        self._pulse, self._num_threads = pulse, num_threads
+        self._pool = ThreadPoolExecutor(num_threads) if num_threads else None
+
+    def __call__(self, fetched: pa.Table) -> Iterator[Decoded | Seen]:
+        """The images of fetched rows in their order."""
+        items = _items(fetched)
+        if self._pool is None:
+            return map(self._decode, items)
+        return ordered_map(self._decode, items, pool=self._pool, ahead=2 * self._num_threads)
+
+    def _decode(self, fetched: Fetched) -> Decoded | Seen:
+        self._pulse()
+        if fetched.data is None:
+            return Seen(fetched.status, fetched.reason)
+        started = time.perf_counter()
+        try:
+            image = images.decode(
+                fetched.data, min_long_side=self.long_side, max_pixels=self.max_pixels
+            )
+        except ImageError as err:
+            return Seen(err.status, err.reason, decode_s=time.perf_counter() - started)
+        return Decoded(image, fetched.data, time.perf_counter() - started)
+
+
+def _items(fetched: pa.Table) -> Iterator[Fetched]:
+    """Rows one by one: only some of their bytes are held twice."""
+    rows = fetched.select([c.name for c in tables.FETCHED_COLUMNS])
+    for start in range(0, rows.num_rows, ITEMS_AT_ONCE):
+        for item in rows.slice(start, ITEMS_AT_ONCE).to_pylist():
+            yield Fetched(*item.values())
+
+
+# Label
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A bundle at work: its classifier, its crops, and those of its attributes to write."""
+
+    classifier: AttributeClassifier
+    crop_rule: CropRule
+    calibration: Calibration
+    attributes: tuple[Attribute, ...]
+
+
+class Label:
+    """Decoded images -> rows with faces and their attributes, one row an image.
+
+    ``images_per_detection`` images are looked at together; of these only crops are kept, which are
+    classified together at the end of the batch. ``pulse`` is called before each step.
     """
 
     def __init__(
@@ -129,23 +249,30 @@ class Annotate:
         images_per_detection: int,
         min_face_px: float,
         max_pixels: int,
+        pulse: Pulse = _no_pulse,
     ) -> None:
         self._detector, self._models = detector, models
         self._images_per_detection = images_per_detection
         self._min_face_px, self._max_pixels = min_face_px, max_pixels
+        self._pulse = pulse
         self._attributes = tuple(a for model in models for a in model.attributes)
 
-    def __call__(self, fetched: pa.Table) -> pa.Table:
-        """See the class; the result has ``tables.staged_schema``."""
-        items = fetched.select([c.name for c in tables.FETCHED_COLUMNS]).to_pylist()
-        step = self._images_per_detection
-        seen = [
-            image
-            for start in range(0, len(items), step)
-            for image in self._see(
-                [Fetched(*item.values()) for item in items[start : start + step]]
-            )
-        ]
+    def watched(self, pulse: Pulse) -> Label:
+        """The same networks with another ``pulse``."""
+        return Label(
+            self._detector,
+            self._models,
+            images_per_detection=self._images_per_detection,
+            min_face_px=self._min_face_px,
+            max_pixels=self._max_pixels,
+            pulse=pulse,
+        )
+
+    def __call__(self, decoded: Iterable[Decoded | Seen], fetched: pa.Table) -> pa.Table:
+        """See the class; ``fetched`` has the images' rows, the result ``tables.staged_schema``."""
+        items, seen = iter(decoded), list[Seen]()
+        while batch := list(itertools.islice(items, self._images_per_detection)):
+            seen += self._see(batch)
         columns, classify_s = self._face_columns(seen)
         faces_per_image = np.array([len(image.faces) for image in seen], np.int32)
         made = {
@@ -162,31 +289,20 @@ class Annotate:
         }
         return tables.staged_table(fetched, made, self._attributes)
 
-    def _see(self, fetched: Sequence[Fetched]) -> list[_Seen]:
-        decoded = [self._decode(item) for item in fetched]
-        readable = [item for item in decoded if isinstance(item, _Decoded)]
+    def _see(self, decoded: Sequence[Decoded | Seen]) -> list[Seen]:
+        readable = [item for item in decoded if isinstance(item, Decoded)]
+        self._pulse()
         started = time.perf_counter()
         found = iter(self._detector.detect([item.image.pixels for item in readable]))
         detect_s = (time.perf_counter() - started) / max(1, len(readable))
         return [
-            item if isinstance(item, _Seen) else self._crop(item, next(found), detect_s)
+            item if isinstance(item, Seen) else self._crop(item, next(found), detect_s)
             for item in decoded
         ]
 
-    def _decode(self, fetched: Fetched) -> _Decoded | _Seen:
-        if fetched.data is None:
-            return _Seen(fetched.status, fetched.reason)
-        started = time.perf_counter()
-        try:
-            image = images.decode(
-                fetched.data, min_long_side=self._detector.long_side, max_pixels=self._max_pixels
-            )
-        except ImageError as err:
-            return _Seen(err.status, err.reason, decode_s=time.perf_counter() - started)
-        return _Decoded(image, fetched.data, time.perf_counter() - started)
-
-    def _crop(self, item: _Decoded, faces: Detections, detect_s: float) -> _Seen:
+    def _crop(self, item: Decoded, faces: Detections, detect_s: float) -> Seen:
         """Cut every model's crops; ``faces`` are in pixels of the decoded image."""
+        self._pulse()
         started = time.perf_counter()
         pixels, landmarks = self._sharp_enough(item, faces)
         crops = tuple(
@@ -196,7 +312,7 @@ class Annotate:
         full = faces.scaled(item.image.full_per_pixel_xy)
         size_hw = item.image.full_size_hw
         clipped = boxes.clip(full.boxes_xyxy, size_hw=size_hw)
-        return _Seen(
+        return Seen(
             Status.OK if len(faces) else Status.NO_FACE,
             size_hw=size_hw,
             faces=Detections(clipped, full.scores, full.landmarks),
@@ -206,7 +322,7 @@ class Annotate:
             crop_s=time.perf_counter() - started,
         )
 
-    def _sharp_enough(self, item: _Decoded, faces: Detections) -> tuple[UInt8Array, FloatArray]:
+    def _sharp_enough(self, item: Decoded, faces: Detections) -> tuple[UInt8Array, FloatArray]:
         """Pixels and landmarks to crop from: decoded finer where a labelled face needs it."""
         image = item.image
         labelled = boxes.short_sides(faces.boxes_xyxy) * image.scale >= self._min_face_px
@@ -224,17 +340,65 @@ class Annotate:
         finer = images.decode(item.data, min_long_side=long_side, max_pixels=self._max_pixels)
         return finer.pixels, faces.landmarks * np.float32(image.scale / finer.scale)
 
-    def _face_columns(self, seen: Sequence[_Seen]) -> tuple[dict[str, pa.Array], float]:
+    def _face_columns(self, seen: Sequence[Seen]) -> tuple[dict[str, pa.Array], float]:
         """Columns over all faces, and the seconds of classification a face took."""
         columns = tables.place_columns([image.faces for image in seen])
         hidden = columns["face_px"].to_numpy() < self._min_face_px
         started = time.perf_counter()
         for index, model in enumerate(self._models):
             crops = [crop for image in seen if image.crops for crop in image.crops[index]]
-            empty = np.zeros((0, *model.crop_rule.size_hw, 3), np.uint8)
-            probs = model.classifier.predict_proba(np.stack(crops) if crops else empty)
+            probs = self._probabilities(model, crops)
             for attribute in model.attributes:
                 own = probs[attribute.name]
                 labels = calibrate.labels(own, attribute, model.calibration, hidden)
                 columns |= tables.label_columns(attribute, labels, own)
         return columns, (time.perf_counter() - started) / max(1, len(hidden))
+
+    def _probabilities(self, model: Model, crops: Sequence[UInt8Array]) -> dict[str, FloatArray]:
+        """Those of the classifier, a pulse for every few crops: a block may show thousands."""
+        empty = np.zeros((0, *model.crop_rule.size_hw, 3), np.uint8)
+        parts = []
+        for start in range(0, max(1, len(crops)), CROPS_PER_PULSE):
+            self._pulse()
+            some = crops[start : start + CROPS_PER_PULSE]
+            parts.append(model.classifier.predict_proba(np.stack(some) if some else empty))
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+class Annotate:
+    """Rows with bytes -> rows with faces and their attributes, one row an image.
+
+    ``decode`` and then ``label``, which may also run in two places.
+    """
+
+    def __init__(
+        self,
+        detector: FaceDetector,
+        models: Sequence[Model],
+        *,
+        images_per_detection: int,
+        min_face_px: float,
+        max_pixels: int,
+    ) -> None:
+        self.decode = Decode(long_side=detector.long_side, max_pixels=max_pixels)
+        self.label = Label(
+            detector,
+            models,
+            images_per_detection=images_per_detection,
+            min_face_px=min_face_px,
+            max_pixels=max_pixels,
+        )
+
+    def watch(self, pulse: Pulse, *, decode_threads: int = 0) -> None:
+        """From now on call ``pulse`` before each step, and decode ahead on threads of its own."""
+        self.decode = Decode(
+            long_side=self.decode.long_side,
+            max_pixels=self.decode.max_pixels,
+            pulse=pulse,
+            num_threads=decode_threads,
+        )
+        self.label = self.label.watched(pulse)
+
+    def __call__(self, fetched: pa.Table) -> pa.Table:
+        """See the class; the result has ``tables.staged_schema``."""
+        return self.label(self.decode(fetched), fetched)

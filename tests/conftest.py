@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import logging
-import os
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +13,10 @@ from urllib.parse import unquote
 import numpy as np
 import pytest
 from PIL import Image
+from s3_server import set_aws_environment
 
 from fattr import storage
+from fattr.storage import s3
 
 
 @pytest.fixture(scope="session")
@@ -36,13 +37,12 @@ def moto_client(moto_endpoint):
     """One client for all tests: making one takes 0.2 s."""
     with pytest.MonkeyPatch.context() as patch:
         set_aws_environment(patch, moto_endpoint)
-        return storage._client_of_process.__wrapped__(0)
+        return s3._client_of_process.__wrapped__(0, False, s3.READ_TIMEOUT_S)
 
 
 @pytest.fixture
 def use_endpoint(monkeypatch):
     """A function that points the AWS environment, and a new client, at a URL."""
-    forget_client = storage._client_of_process.cache_clear
 
     def point_at(url: str) -> None:
         set_aws_environment(monkeypatch, url)
@@ -52,33 +52,21 @@ def use_endpoint(monkeypatch):
     forget_client()
 
 
+def forget_client() -> None:
+    """The environment has changed: what was made from it is of no use."""
+    s3._client_of_process.cache_clear()
+    s3._session_of_process.cache_clear()
+
+
 @pytest.fixture
 def s3_bucket(moto_endpoint, moto_client, monkeypatch) -> str:
     """URI of a fresh, empty bucket."""
     set_aws_environment(monkeypatch, moto_endpoint)
-    monkeypatch.setattr(storage, "_client_of_process", lambda _: moto_client)
+    monkeypatch.setattr(s3, "_client_of_process", lambda *_: moto_client)
+    s3._session_of_process.cache_clear()
     name = f"bucket-{uuid.uuid4().hex}"
     moto_client.create_bucket(Bucket=name)
     return f"s3://{name}"
-
-
-def set_aws_environment(patch: pytest.MonkeyPatch, url: str) -> None:
-    """The whole AWS environment, so that nothing of the machine's own is used."""
-    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3"):
-        patch.delenv(name, raising=False)
-    values = {
-        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-        "AWS_CONFIG_FILE": os.devnull,
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "AWS_REGION": "us-east-1",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_MAX_ATTEMPTS": "1",
-        "AWS_ACCESS_KEY_ID": "test-key-id",
-        "AWS_SECRET_ACCESS_KEY": "test-secret",
-        "AWS_ENDPOINT_URL": url,
-    }
-    for name, value in values.items():
-        patch.setenv(name, value)
 
 
 # Photographs and models
@@ -223,6 +211,7 @@ def ray_cluster(moto_endpoint):
 
     with pytest.MonkeyPatch.context() as patch:
         set_aws_environment(patch, moto_endpoint)
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent))  # workers import helpers of tests
         session = ray_session()
         session.__enter__()
     yield

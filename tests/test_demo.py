@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from importlib import resources
+from pathlib import Path
 
 import duckdb
 import numpy as np
@@ -123,24 +125,43 @@ def test_a_wrong_request_writes_nothing(tmp_path, monkeypatch, capsys, flags, pr
 # The run
 
 
-def check_demo(folder, said):
+def check_demo(folder, said, rows_of):
     """What any finished demo must have left and said."""
-    rows = duckdb.sql(
-        f"SELECT parse_filename(image_uri), status, num_faces "
-        f"FROM read_parquet('{folder}/tables/images/**/*.parquet')"
-    ).fetchall()
-    status = {name: status for name, status, _ in rows}
-    num_faces = {name: count for name, _, count in rows}
+    rows = rows_of(folder / "tables", "images")
+    status = {row["name"]: row["status"] for row in rows}
+    num_faces = {row["name"]: row["num_faces"] for row in rows}
     assert {name: status[name] for name in REFUSED} == REFUSED
     assert {name: num_faces[name] for name in FACES} == FACES
     assert len(rows) == len(FACES) + len(REFUSED)
     assert all(name in said for name in status)
-    assert "SELECT parse_filename(image_uri) AS photograph" in said
+    check_query(folder, said, rows_of(folder / "tables", "faces"))
     with Image.open(folder / "contact_sheet.png") as sheet:
         assert sheet.format == "PNG"
         assert min(sheet.size) > 1000
     for place in ("photographs", "tables", "contact_sheet.png"):
         assert str(folder / place) in said.replace("\n", "")
+
+
+def check_query(folder, said, faces):
+    """What stands there can be given to DuckDB as it is, and gives what is shown."""
+    read = re.search(r'^\.read "(.*)"$', said, re.MULTILINE)
+    views = re.sub(r"\\(.)", r"\1", read[1])
+    assert views == str(folder / "tables" / "views.sql")
+    select = re.compile(r"SELECT .*?;", re.DOTALL).search(said, read.end())
+    with duckdb.connect() as connection:
+        connection.execute(Path(views).read_text())
+        answer = connection.sql(select[0])
+        names, rows = answer.columns, answer.fetchall()
+    shown = [line.split() for line in said[select.end() :].splitlines()]
+    assert names in shown
+    assert all([str(value) for value in row] in shown for row in rows)
+    counted = [dict(zip(names, row, strict=True)) for row in rows]
+    assert {row["photograph"]: row["num_faces"] for row in counted} == {
+        name: count for name, count in FACES.items() if count
+    }
+    for row in counted:
+        own = [face for face in faces if face["name"] == row["photograph"]]
+        assert row["smiling"] == sum(face["smiling"] is True for face in own)
 
 
 def check_purpose(folder, said):
@@ -155,15 +176,15 @@ def check_purpose(folder, said):
     assert said.count(demo.PURPOSE) == 2
 
 
-def test_the_demo_twice_without_ray(tmp_path, capsys, models):
-    folder = tmp_path / "demo"
+def test_the_demo_twice_without_ray(tmp_path, capsys, models, rows_of):
+    folder = tmp_path / """this "demo" isn't plain"""
     argv = ["--output", str(folder), "--engine", "local"]
     argv += ["--model", str(models.people), "--model", str(models.looks)]
     assert run_job("demo", argv) == 0
     assert run_job("demo", argv) == 0  # its own folder is made anew
     said = capsys.readouterr().out
     second = said[said.rindex(f"{len(FACES) + len(REFUSED)} photographs, one command") :]
-    check_demo(folder, second)
+    check_demo(folder, second, rows_of)
     check_purpose(folder, second)
     assert "--engine local" in second
     assert "mean_age" in second
@@ -181,7 +202,7 @@ def test_models_without_sensitive_attributes_need_no_purpose(tmp_path, models):
 
 @pytest.mark.full
 @pytest.mark.ray
-def test_the_demo_as_shipped(tmp_path):
+def test_the_demo_as_shipped(tmp_path, rows_of):
     if missing := set(DEFAULT_MODELS) - bundle.shipped().keys():
         pytest.skip(f"not shipped yet: {sorted(missing)}")
     folder = tmp_path / "demo"
@@ -189,5 +210,5 @@ def test_the_demo_as_shipped(tmp_path):
     argv = [*main, "demo", "--output", str(folder)]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
-    check_demo(folder, done.stdout)
+    check_demo(folder, done.stdout, rows_of)
     check_purpose(folder, done.stdout)

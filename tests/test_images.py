@@ -493,3 +493,16 @@ def test_every_encoding_of_the_odd_face_looks_the_same() -> None:
             seen += 1
             assert np.abs(pixels.mean(axis=2) - luminance).mean() < 8, name
     assert seen >= 20
+
+
+def test_an_image_that_asks_for_more_memory_than_there_is_is_too_large(monkeypatch):
+    def exhausted(*_: object) -> None:
+        raise MemoryError
+
+    buffer = BytesIO()
+    Image.new("RGB", (8, 8)).save(buffer, "TIFF")
+    monkeypatch.setattr(Image.Image, "convert", exhausted)
+    monkeypatch.setattr(Image.Image, "load", exhausted)
+    with pytest.raises(ImageError, match="tiff needs more memory than there is") as raised:
+        decode(buffer.getvalue())
+    assert raised.value.status == "too_large"

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from fattr import storage
-from fattr.parts import PartWriter, read_parts
+from fattr.parts import PartWriter, part_uris, read_part
 
 SCHEMA = pa.schema([pa.field("n", pa.int64(), nullable=False)], metadata={"kept": "yes"})
 
@@ -40,6 +40,11 @@ def rows_per_part(folder_uri: str) -> list[int]:
     return counts
 
 
+def read_all(folder_uri, *, batch_rows):
+    uris = part_uris(folder_uri)
+    return [rows for uri in uris for rows in read_part(uri, batch_rows=batch_rows)]
+
+
 @pytest.mark.parametrize("writes", [[], [0], [0, 0]])
 def test_a_table_without_rows_is_one_part(folder_uri, writes):
     with PartWriter(folder_uri, SCHEMA) as writer:
@@ -47,7 +52,7 @@ def test_a_table_without_rows_is_one_part(folder_uri, writes):
             writer.write(numbers(0, count))
     assert part_names(folder_uri) == ["part-00000.parquet"]
     assert rows_per_part(folder_uri) == [0]
-    assert sum(len(rows) for rows in read_parts(folder_uri, batch_rows=8)) == 0
+    assert read_all(folder_uri, batch_rows=8) == []
 
 
 def test_parts_roll_over_once_full_and_read_back_in_order(folder_uri):
@@ -56,7 +61,7 @@ def test_parts_roll_over_once_full_and_read_back_in_order(folder_uri):
             writer.write(numbers(start, 3))
     assert part_names(folder_uri) == [f"part-{i:05d}.parquet" for i in range(4)]
     assert rows_per_part(folder_uri) == [6, 6, 6, 3]
-    batches = list(read_parts(folder_uri, batch_rows=4))
+    batches = read_all(folder_uri, batch_rows=4)
     assert max(len(rows) for rows in batches) <= 4
     assert [n for rows in batches for n in rows.column("n").to_pylist()] == list(range(21))
 

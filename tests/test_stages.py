@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import io
+import itertools
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +15,7 @@ import pytest
 from PIL import Image
 from s3_server import Answer, canned_server
 
-from fattr import images, manifest, tables
+from fattr import images, manifest, storage, tables
 from fattr.attributes import attribute
 from fattr.build import build_detector
 from fattr.classify.calibration import Calibration
@@ -19,7 +23,8 @@ from fattr.config import DetectConfig
 from fattr.crop import crop_face, named_rule
 from fattr.detect import source as detectors
 from fattr.records import Detections, Status
-from fattr.stages import Annotate, Fetch, Model
+from fattr.split import DecodeRows, LabelRows
+from fattr.stages import Annotate, Fetch, Model, by_bytes, mark_failed
 
 EYEGLASSES, SMILING = attribute("eyeglasses"), attribute("smiling")
 GATE_PX = 24
@@ -86,10 +91,10 @@ def encoded(pixels: np.ndarray, kind: str, **options) -> bytes:
     return buffer.getvalue()
 
 
-def listed(*uris: str, sizes=None) -> pa.Table:
+def listed(*uris: str, sizes=None, fetch_uris=None) -> pa.Table:
     ids = [manifest.image_id(uri) for uri in uris]
-    sizes = sizes or [None] * len(uris)
-    columns = [ids, list(uris), sizes, [None] * len(uris)]
+    nothing = [None] * len(uris)
+    columns = [ids, list(uris), fetch_uris or nothing, sizes or nothing, nothing]
     arrays = [pa.array(c, f.type) for c, f in zip(columns, manifest.MANIFEST_SCHEMA, strict=True)]
     return pa.Table.from_arrays(arrays, schema=manifest.MANIFEST_SCHEMA)
 
@@ -160,6 +165,41 @@ def test_what_s3_refuses_is_a_row(use_endpoint, answer, status):
     assert got.column("fetch_status").to_pylist() == [status]
     assert got.column("image_bytes").to_pylist() == [None]
     assert answer.code in got.column("fetch_reason")[0].as_py()
+
+
+def test_what_is_read_is_the_fetch_uri_where_there_is_one():
+    """Under --hash-uris the rows' own URIs lead nowhere."""
+    places = ["s3://a/1.jpg", None, "s3://a/3.jpg"]
+    rows = listed("hash-1", "file:///b.jpg", "hash-3", fetch_uris=places)
+    read = []
+    got = Fetch(num_in_flight=1, read=lambda uri: read.append(uri) or b"x")(rows)
+    assert read == ["s3://a/1.jpg", "file:///b.jpg", "s3://a/3.jpg"]
+    assert got.column("image_uri").to_pylist() == ["hash-1", "file:///b.jpg", "hash-3"]
+
+
+def test_an_object_over_the_limit_is_too_large_and_keeps_its_etag(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"x" * 11)
+    rows = listed((tmp_path / "a.jpg").as_uri())
+    etag = rows.schema.get_field_index("etag")
+    rows = rows.set_column(etag, "etag", pa.array(["as listed"]))
+    for max_bytes, status in ((10, "too_large"), (11, "ok")):
+        got = Fetch(options=storage.ReadOptions(max_bytes=max_bytes))(rows)
+        assert got.column("fetch_status").to_pylist() == [status]
+        assert got.column("etag").to_pylist() == ["as listed"]
+
+
+def test_rows_are_fetched_in_runs_of_so_many_bytes():
+    rng = np.random.default_rng(0)
+    sizes = [None if rng.random() < 0.2 else int(size) for size in rng.integers(0, 3 << 20, 200)]
+    rows = listed(*(f"s3://b/{n}" for n in range(200)), sizes=[*sizes[:-1], 100 << 20])
+    parts = list(by_bytes(rows, max_bytes=8 << 20))
+    assert pa.concat_tables(parts).equals(rows)
+    known = [part.column("size_bytes").fill_null(1 << 20).to_pylist() for part in parts]
+    assert all(sum(part) <= 8 << 20 or len(part) == 1 for part in known)
+    for one, other in itertools.pairwise(known):
+        assert sum(one) + other[0] > 8 << 20  # as long as can be
+    (nothing,) = by_bytes(rows.slice(0, 0))
+    assert nothing.equals(rows.slice(0, 0))
 
 
 # One row an image
@@ -351,6 +391,84 @@ def test_orientation_makes_no_difference(detector, astronaut, orientation):
     assert abs(one["eyeglasses_prob"] - 0.5) > 0.03  # a mirrored crop would show
     assert other["eyeglasses_prob"] == pytest.approx(one["eyeglasses_prob"], abs=0.01)
     assert other["eyeglasses"] == one["eyeglasses"]
+
+
+# Under watch
+
+
+def test_there_is_a_pulse_before_whatever_may_take_long(monkeypatch):
+    """Between two pulses, at most one image is decoded, or some crops are classified."""
+    events = []
+
+    def noted(name, function):
+        return lambda *args, **kwargs: events.append(name) or function(*args, **kwargs)
+
+    fake, classifier = FakeDetector(), FakeClassifier()
+    monkeypatch.setattr(images, "decode", noted("decode", images.decode))
+    monkeypatch.setattr(fake, "detect", noted("detect", fake.detect))
+    monkeypatch.setattr(classifier, "predict_proba", noted("classify", classifier.predict_proba))
+    stage = annotator(fake, classifier, min_face_px=0)
+    stage.watch(lambda: events.append("pulse"))
+    staged = stage(fetched(*(picture(3, 20, seed=n) for n in range(50))))
+    assert staged.column("num_faces").to_pylist() == [3] * 50
+    assert [events.count(name) for name in ("decode", "detect", "classify")] == [50, 50, 3]
+    work = [event for event in events if event != "pulse"]
+    before = [one for one, other in itertools.pairwise(["", *events]) if other != "pulse"]
+    assert set(before) == {"pulse"}
+    assert len(work) == 103
+
+
+def test_a_pulse_that_never_comes_again_is_noticed_though_others_decode_ahead():
+    """The images after one that hangs are decoded no further than a few ahead."""
+    stage, hung, seen = annotator(FakeDetector()), threading.Event(), []
+
+    def decode(item):
+        seen.append(item)
+        if len(seen) == 3:
+            hung.wait(20)
+        return plain(item)
+
+    stage.watch(lambda: None, decode_threads=2)
+    plain = stage.decode._decode
+    stage.decode._decode = decode
+    rows = fetched(*(picture(1, seed=n) for n in range(40)))
+    with ThreadPoolExecutor(1) as pool:
+        result = pool.submit(stage, rows)
+        time.sleep(1)
+        assert len(seen) < 10
+        hung.set()
+        assert result.result(timeout=20).num_rows == 40
+
+
+def test_threads_that_decode_ahead_change_nothing(photo_folder):
+    rows = fetched("missing", *photographs(photo_folder), picture(2), b"")
+    stage = annotator(FakeDetector(), images_per_detection=4)
+    whole = timeless(stage(rows))
+    stage.watch(lambda: None, decode_threads=3)
+    assert timeless(stage(rows)).equals(whole)
+
+
+# In two places
+
+
+def test_decoding_elsewhere_changes_nothing(detector, photo_folder, large_jpeg):
+    """Nor does what was lost on the way change more than its own row."""
+    rows = fetched("denied", *photographs(photo_folder), large_jpeg, picture(2), b"")
+    stage = annotator(detector, rule=named_rule("celeba", (128, 104)), images_per_detection=3)
+    whole = timeless(stage(rows))
+    decode, label = DecodeRows(stage.decode), LabelRows(stage.label)
+    decoded = decode(rows)
+    assert timeless(label(decoded)).equals(whole)
+    assert decode(rows.slice(0, 0)).schema.equals(decoded.schema)
+    kept = decoded.column("image_bytes").is_valid().to_pylist()
+    scales = decoded.column("scale").to_pylist()
+    assert kept == [scale is not None and scale > 1 for scale in scales]
+    assert any(kept)
+    assert not all(kept)
+    marked = mark_failed(decoded, Status.POISON, "because")
+    lost = label(marked).to_pylist()
+    assert {row["status"] for row in lost if row["width"] is None} >= {"poison", "denied"}
+    assert not any(row["num_faces"] for row in lost)
 
 
 # Batches

@@ -1,82 +1,259 @@
-"""The annotate stages on Ray Data: manifest -> fetch tasks -> actor pool -> staging files."""
+"""The annotate stages on Ray Data: manifest -> fetch tasks -> actors -> staged files.
+
+Ray Data's checkpoint records which rows are staged; a rerun does the others. Whatever process is
+killed, Ray starts it again without end; that an image which ends its process is not tried without
+end is the business of ``StageActor``.
+"""
 
 from __future__ import annotations
 
 import logging
+import os
+import time
+import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import pyarrow as pa
 import ray
 import ray.data
+from ray.data import ActorPoolStrategy, DataContext, SaveMode, TaskPoolStrategy
+from ray.data._internal.execution.execution_callback import ExecutionCallback
+from ray.data.exceptions import ExecutionTimeoutError
 
 from fattr import storage
-from fattr.build import AnnotatePlan, build_annotate
-from fattr.errors import RunError
+from fattr.build import AnnotatePlan
+from fattr.errors import FattrError, RunError
+from fattr.on_ray import checkpoint
+from fattr.on_ray.actor import AnnotateActor, DecodeActor, StageActor, builds
+from fattr.on_ray.checkpoint import count_checkpointed, drop_unrecorded
+from fattr.on_ray.ledger import Ledger
 from fattr.on_ray.mailbox import Sender, mailbox
-from fattr.on_ray.pool import FETCH_CPUS, IO_CPUS, count_actors, in_actors, rows_per_block
-from fattr.publish import count_rows
-from fattr.stages import Fetch
+from fattr.runs import Run
+from fattr.sandbox import TRIES, Build
+from fattr.sizing import CLUSTER_ACTOR_CPUS, Sizing
+from fattr.stages import Fetch, by_bytes
+
+__all__ = ["annotate_on_ray", "count_checkpointed"]
+
+log = logging.getLogger(__name__)
+
+IMAGE_TIMEOUT_S = 60.0
+LOOK_EVERY_S = 5.0
+STALLED_S = 1800.0  # nothing moved for so long, and no image is to blame: the run ends
 
 
-class AnnotateActor:
-    """``stages.Annotate`` in an actor; its networks are loaded there."""
+class _Watch(ExecutionCallback):
+    """Says, at one of Ray Data's steps, that the run must end; else that might be never."""
 
-    def __init__(self, plan: AnnotatePlan, sender: Sender) -> None:
-        self._annotate, self._sender = build_annotate(plan), sender
+    check: ClassVar[Callable[[], None]]
 
-    def __call__(self, fetched: pa.Table) -> pa.Table:
-        """A block of fetched rows to staged rows."""
-        staged = self._annotate(fetched)
-        self._sender.post(count_rows(staged))
-        return staged
+    def __init__(self) -> None:
+        self._here, self._looked = ray.get_runtime_context().get_node_id(), time.monotonic()
 
-
-def fetch_block(rows: pa.Table) -> pa.Table:
-    """A block of manifest rows with their objects' bytes."""
-    return Fetch()(rows)
+    def on_execution_step(self, executor: object) -> None:
+        """See ``ExecutionCallback``."""
+        type(self).check()
+        if time.monotonic() > self._looked + LOOK_EVERY_S:
+            self._looked = time.monotonic()
+            if not any(node["NodeID"] == self._here and node["Alive"] for node in ray.nodes()):
+                raise RunError("Ray's processes on this machine are gone; run the same again")
 
 
 def annotate_on_ray(
     plan: AnnotatePlan,
-    manifest_uri: str,
-    staging_uri: str,
+    run: Run,
     *,
     num_images: int,
+    sizing: Sizing,
+    read_options: storage.ReadOptions | None = None,
+    image_timeout_s: float = IMAGE_TIMEOUT_S,
     on_counts: Callable[[Counter[str]], None],
+    check: Callable[[], None] = lambda: None,
 ) -> None:
-    """Manifest to staged rows within a Ray session, in no particular order.
+    """Stage a row for each image of ``run.manifest`` that has none, within a Ray session.
+
+    Rows may be staged twice where two drivers overlapped.
+
+    Args:
+        plan: What to do.
+        run: Whose manifest, staging and checkpoint.
+        num_images: Rows of the manifest.
+        sizing: For this session's cluster.
+        read_options: How the images are read.
+        image_timeout_s: Longer than this, and the image is poison.
+        on_counts: Gets what is done, on a thread of this process.
+        check: Called often; what it raises ends the run.
 
     Raises:
-        RunError: Ray gave up.
+        RunError: Ray gave up; what is staged stays. Or what ``check`` raised.
     """
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    num_actors = count_actors(plan.device == "cuda")
-    per_block = rows_per_block(num_images, num_actors)
-    try:
-        with mailbox(on_counts) as sender:
-            staged = in_actors(
-                _fetched(manifest_uri, per_block),
-                AnnotateActor,
-                (plan, sender),
-                num_actors=num_actors,
-                use_gpu=plan.device == "cuda",
-            )
-            files, path = storage.filesystem(staging_uri)
-            staged.write_parquet(path, filesystem=files, ray_remote_args={"num_cpus": IO_CPUS})
-    except (ray.exceptions.RayError, OSError) as err:
-        problem = (str(err).strip().splitlines() or [type(err).__name__])[-1]
+    is_resumed = count_checkpointed(run) > 0
+    fetch = Fetch(num_in_flight=sizing.num_in_flight, options=read_options)
+    with (
+        _ending(run),
+        _context(run, sizing, image_timeout_s, check),
+        mailbox(on_counts) as sender,
+        closing(Ledger()) as ledger,
+    ):
+        stages = Stages(plan, sizing, fetch, ledger, image_timeout_s)
+        _write(stages.staged(run.manifest, sender), run, sizing, is_resumed=is_resumed)
+    if strays := drop_unrecorded(run):
+        log.info("%d files of an earlier attempt deleted", strays)
+    if (num_staged := count_checkpointed(run)) < num_images:
         raise RunError(
-            f"the Ray engine failed: {problem}; run again into another --output"
+            f"the Ray engine lost {num_images - num_staged} images: run the same command again"
+        )
+
+
+@contextmanager
+def _context(
+    run: Run, sizing: Sizing, image_timeout_s: float, check: Callable[[], None]
+) -> Iterator[None]:
+    """Ray Data's settings for the block."""
+    context = DataContext.get_current().copy()
+    context.enable_progress_bars = False
+    context.checkpoint_config = checkpoint.checkpoint_config(run, num_filters=sizing.num_filters)
+    context.s3_try_create_dir = False
+    # The newer reader lists in a task of a whole CPU, which a filter may hold for ever.
+    context.use_datasource_v2 = sizing.io_cpus > 0
+    # A block of nothing but images that hang moves nothing for long.
+    worst_s = TRIES * sizing.rows_per_block * image_timeout_s
+    context.execution_no_progress_timeout_s = STALLED_S + worst_s
+    context.custom_execution_callback_classes = [_Watch]
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    _Watch.check = staticmethod(check)
+    with DataContext.current(context), warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*Checkpointing will be disabled")
+        warnings.filterwarnings("ignore", message="The minimum number of concurrent actors")
+        yield
+
+
+@contextmanager
+def _ending(run: Run) -> Iterator[None]:
+    """Ray's errors as one line."""
+    try:
+        yield
+    except (ray.exceptions.RayError, ExecutionTimeoutError, OSError) as err:
+        raise RunError(
+            f"the Ray engine failed: {_problem(err, run)}; run the same command again to go on"
         ) from err
 
 
-def _fetched(manifest_uri: str, per_block: int) -> ray.data.Dataset:
-    """The manifest's rows with their bytes, in blocks small enough to keep every actor busy."""
+def _problem(err: BaseException, run: Run) -> str:
+    """One line; Arrow's own words may quote an endpoint."""
+    cause = getattr(err, "cause", None) or err
+    if isinstance(cause, FattrError):
+        return str(cause)
+    if "ExpiredToken" in str(err):
+        return f"the AWS credentials for {run.output} expired: renew them"
+    if isinstance(cause, OSError):
+        return f"reading or writing {run.output}: {_system_words(cause)}"
+    return (str(err).strip().splitlines() or [type(err).__name__])[-1]
+
+
+def _system_words(err: OSError) -> str:
+    """What the system says: of Arrow's message, its last detail."""
+    if err.errno is None:
+        return type(err).__name__
+    return os.strerror(err.errno)
+
+
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """What happens to the rows, as a plan of Ray Data."""
+
+    plan: AnnotatePlan
+    sizing: Sizing
+    fetch: Fetch
+    ledger: Ledger
+    image_timeout_s: float
+
+    def staged(self, manifest_uri: str, sender: Sender) -> ray.data.Dataset:
+        """From a manifest's rows to staged ones."""
+        builds_of = builds(self.plan, self.sizing.decode_threads)
+        rows = fetched(manifest_uri, self.fetch, self.sizing)
+        if self.sizing.preset != "mixed":
+            return self._labelled(rows, builds_of["annotate"], sender)
+        pool = ActorPoolStrategy(min_size=1, initial_size=self.sizing.num_decoders)
+        rows = _in_pool(
+            rows,
+            DecodeActor,
+            (builds_of["decode"], self.ledger, self.image_timeout_s),
+            compute=pool,
+            num_cpus=CLUSTER_ACTOR_CPUS,
+        )
+        return self._labelled(rows, builds_of["label"], sender)
+
+    def _labelled(self, rows: ray.data.Dataset, build: Build, sender: Sender) -> ray.data.Dataset:
+        sizing = self.sizing
+        return _in_pool(
+            rows,
+            AnnotateActor,
+            (build, self.ledger, self.image_timeout_s, sender),
+            compute=ActorPoolStrategy(
+                min_size=sizing.min_actors,
+                max_size=sizing.max_actors,
+                initial_size=sizing.initial_actors,
+            ),
+            num_cpus=sizing.cpus_per_actor,
+            num_gpus=sizing.gpus_per_actor,
+        )
+
+
+def fetched(manifest_uri: str, fetch: Fetch, sizing: Sizing) -> ray.data.Dataset:
+    """A manifest's rows with their bytes, in blocks small enough to keep every actor busy.
+
+    Read from its files, never from memory: of that, Ray Data would do all rows at each resume.
+    """
     files, path = storage.filesystem(manifest_uri)
-    rows = ray.data.read_parquet(path, filesystem=files, num_cpus=IO_CPUS)
-    blocks = rows.repartition(target_num_rows_per_block=per_block)
+    rows = ray.data.read_parquet(path, filesystem=files, num_cpus=sizing.io_cpus)
+    blocks = rows.repartition(target_num_rows_per_block=sizing.rows_per_block)
+    # Re-blocking would hold a whole CPU, which a small cluster may not have left.
+    reblocking: Any = blocks._logical_plan.dag
+    reblocking.ray_remote_args["num_cpus"] = sizing.io_cpus
     return blocks.map_batches(
-        fetch_block, batch_size=None, batch_format="pyarrow", num_cpus=FETCH_CPUS
+        fetching(fetch),
+        batch_size=None,
+        batch_format="pyarrow",
+        num_cpus=sizing.fetch_cpus,
+        compute=TaskPoolStrategy(sizing.max_fetches),
     )
+
+
+def fetching(fetch: Fetch) -> Callable[[pa.Table], Iterator[pa.Table]]:
+    """What adds their objects' bytes to a block of manifest rows, some at a time."""
+
+    def fetch_block(rows: pa.Table) -> Iterator[pa.Table]:
+        yield from map(fetch, by_bytes(rows))
+
+    return fetch_block
+
+
+def _in_pool(
+    rows: ray.data.Dataset,
+    actor: type[StageActor],
+    arguments: tuple[Any, ...],
+    **sizes: Any,  # noqa: ANN401
+) -> ray.data.Dataset:
+    return rows.map_batches(
+        actor, fn_constructor_args=arguments, batch_size=None, batch_format="pyarrow", **sizes
+    )
+
+
+def _write(staged: ray.data.Dataset, run: Run, sizing: Sizing, *, is_resumed: bool) -> None:
+    """Append: any other mode would delete or refuse what a killed run has staged."""
+    files, path = storage.filesystem(run.staging)
+    staged.write_parquet(
+        path,
+        filesystem=files,
+        mode=SaveMode.APPEND,
+        min_rows_per_file=sizing.rows_per_write,
+        ray_remote_args={"num_cpus": sizing.io_cpus},
+    )
+    written: Any = staged._write_ds
+    if is_resumed and checkpoint.FILTER_OPERATOR not in written.stats():
+        raise RunError("Ray Data did not leave out what was done: a bug; please report it")

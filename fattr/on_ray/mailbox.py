@@ -8,8 +8,22 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 POLL_SECONDS = 0.5
+TAKE_TIMEOUT_S = 10.0
+
+
+def beside_driver(actor_class: type[Any]) -> Any:  # noqa: ANN401
+    """A small actor on the driver's node, made again, empty, if its process is killed."""
+    here = ray.get_runtime_context().get_node_id()
+    actor: Any = ray.remote(actor_class)  # typed as the plain class by Ray
+    return actor.options(
+        num_cpus=0,
+        max_restarts=-1,
+        max_task_retries=-1,
+        scheduling_strategy=NodeAffinitySchedulingStrategy(here, soft=False),
+    ).remote()
 
 
 class _Mailbox:
@@ -37,18 +51,28 @@ class Sender:
 
 @contextmanager
 def mailbox(on_item: Callable[[Any], None]) -> Iterator[Sender]:
-    """A sender whose items reach ``on_item`` on a thread of the driver, all by the block's end."""
-    actor: Any = ray.remote(_Mailbox)  # typed as the plain class by Ray
-    actor = actor.options(num_cpus=0).remote()
+    """A sender whose items reach ``on_item`` on a thread of the driver, all by the block's end.
+
+    What ``on_item`` raises is raised at the block's end; no more items reach it then.
+    """
+    actor = beside_driver(_Mailbox)
     done = threading.Event()
+    raised: list[BaseException] = []
 
     def deliver() -> None:
-        for item in ray.get(actor.take.remote()):
+        try:
+            items = ray.get(actor.take.remote(), timeout=TAKE_TIMEOUT_S)
+        except ray.exceptions.GetTimeoutError:
+            return  # its process is being made again; if its node is lost, so is the run
+        for item in items:
             on_item(item)
 
     def poll() -> None:
-        while not done.wait(POLL_SECONDS):
-            deliver()
+        try:
+            while not done.wait(POLL_SECONDS):
+                deliver()
+        except BaseException as err:  # noqa: BLE001 -- raised in the thread that waits for it
+            raised.append(err)
 
     thread = threading.Thread(target=poll, daemon=True)
     thread.start()
@@ -57,4 +81,6 @@ def mailbox(on_item: Callable[[Any], None]) -> Iterator[Sender]:
     finally:
         done.set()
         thread.join()
+    if raised:
+        raise raised[0]
     deliver()

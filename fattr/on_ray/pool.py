@@ -1,4 +1,4 @@
-"""The pool of actors in which images are looked at: how many, with what, and how often retried."""
+"""Pools of actors in which images are looked at, and what the cluster has for them."""
 
 from __future__ import annotations
 
@@ -11,27 +11,24 @@ from ray.data import ActorPoolStrategy
 from ray.util.annotations import RayDeprecationWarning
 
 from fattr.build import cpu_count
+from fattr.on_ray.session import is_local
+from fattr.sizing import ACTOR_CPUS, Resources
 
-# Logical CPUs. An actor keeps a core busy but holds half a slot, tasks less: on two slots two
-# actors and all of Ray Data's own tasks still fit. Fetch differs from the actors, else Ray would
-# fuse the two and S3 waits would block a model. Where there is one slot, re-blocking needs it all.
-ACTOR_CPUS, FETCH_CPUS, IO_CPUS = 0.5, 0.2, 0.1
 MAX_RESTARTS, MAX_TASK_RETRIES = 3, 2
-MAX_ROWS_PER_BLOCK, MIN_ROWS_PER_BLOCK = 256, 8
 
 
-def count_actors(use_gpu: bool) -> int:
-    """One for each GPU, or for each core: of this machine if Ray was started here, else of all."""
-    resources = ray.cluster_resources()
-    if use_gpu:
-        return max(1, int(resources.get("GPU", 0)))
-    alone = len(ray.nodes()) == 1
-    return max(1, min(cpu_count(), int(resources["CPU"])) if alone else int(resources["CPU"]))
-
-
-def rows_per_block(num_images: int, num_actors: int) -> int:
-    """So few that every actor has several blocks, so many that a block is worth its overhead."""
-    return min(MAX_ROWS_PER_BLOCK, max(MIN_ROWS_PER_BLOCK, num_images // (4 * num_actors)))
+def resources() -> Resources:
+    """What the cluster of this session has now."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    with_gpus = [node for node in nodes if node.get("GPU", 0) > 0]
+    return Resources(
+        cpus=sum(node.get("CPU", 0.0) for node in nodes),
+        gpus=sum(node.get("GPU", 0.0) for node in nodes),
+        nodes=len(nodes),
+        is_local=is_local(),
+        usable_cpus=cpu_count(),
+        cpus_per_gpu=min((n.get("CPU", 0.0) / n["GPU"] for n in with_gpus), default=0.0),
+    )
 
 
 def in_actors(

@@ -11,9 +11,10 @@ import ray.data
 
 from fattr.build import ScorePlan, build_scoring
 from fattr.errors import RunError
-from fattr.on_ray.pool import FETCH_CPUS, count_actors, in_actors, rows_per_block
+from fattr.on_ray.pool import in_actors, resources
 from fattr.records import Sample
 from fattr.scoring import read_labelled, samples_table
+from fattr.sizing import FETCH_CPUS, count_actors, rows_per_block
 from fattr.stages import Fetch
 
 
@@ -44,7 +45,7 @@ def score_on_ray(plan: ScorePlan, samples: Sequence[Sample]) -> Generator[pa.Tab
     ray.data.DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     use_gpu = plan.device == "cuda"
-    num_actors = count_actors(use_gpu)
+    num_actors = count_actors(resources(), use_gpu=use_gpu)
     per_block = rows_per_block(len(samples), num_actors)
     rows = ray.data.from_arrow(samples_table(samples))
     blocks = rows.repartition(target_num_rows_per_block=per_block)

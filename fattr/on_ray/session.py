@@ -8,11 +8,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import ray
+from ray._private import ray_constants
 
 # Ray Train asks the dashboard whether its controller is alive. A cluster without one has nobody to
 # ask, but asks at the default port, where the dashboard of another cluster on the machine answers
 # that it knows no such actor: the run was ended. Nothing answers at the discard port.
 NO_DASHBOARD = "http://127.0.0.1:9"
+
+STARTING_AT_ONCE = (
+    16  # of workers; with as many as cores, Ray warns on a small machine of its own tasks
+)
 
 MIN_LOGICAL_CPUS = 4  # actors and Ray Data's own tasks each hold a slot: two slots can deadlock
 
@@ -21,8 +26,8 @@ MIN_LOGICAL_CPUS = 4  # actors and Ray Data's own tasks each hold a slot: two sl
 def ray_session() -> Iterator[None]:
     """Connect to the cluster named by RAY_ADDRESS (as under ``ray job submit``), or start one here.
 
-    A local cluster opens no dashboard and sends no usage statistics, and ends with the block. Other
-    clusters on the machine do not matter to it.
+    A local cluster opens no dashboard, listens on the loopback interface only, sends no usage
+    statistics, and ends with the block. Other clusters on the machine do not matter to it.
     """
     if ray.is_initialized():
         yield
@@ -33,15 +38,37 @@ def ray_session() -> Iterator[None]:
         ray.init(logging_level=logging.ERROR, log_to_driver=False)
     else:
         os.environ.setdefault("RAY_API_SERVER_ADDRESS", NO_DASHBOARD)
+        os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(STARTING_AT_ONCE))
         logical_cpus = max(MIN_LOGICAL_CPUS, os.cpu_count() or 1)
-        ray.init(
-            address="local",
-            num_cpus=logical_cpus,
-            include_dashboard=False,
-            logging_level=logging.ERROR,
-            log_to_driver=False,  # workers speak through on_ray.mailbox; their logs stay in files
-        )
+        with _on_loopback():
+            ray.init(
+                address="local",
+                num_cpus=logical_cpus,
+                include_dashboard=False,
+                logging_level=logging.ERROR,
+                log_to_driver=False,  # workers speak through on_ray.mailbox; logs stay in files
+            )
     try:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Have a cluster that starts meanwhile listen on 127.0.0.1 alone, as it does on a laptop.
+
+    On Linux its node is otherwise found by the address that leads to the internet, and whoever
+    reaches that reads the metrics. Ray takes no argument for it: 127.0.0.1 is replaced.
+    """
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+def is_local() -> bool:
+    """Whether this session's cluster is one machine that nobody else adds nodes to."""
+    return not os.environ.get("RAY_ADDRESS") and len(ray.nodes()) == 1

@@ -9,19 +9,20 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from io import BytesIO
-from itertools import islice
 from typing import Any
 
-import pyarrow.compute as pc
+import duckdb
+from duckdb import ColumnExpression, ConstantExpression, DuckDBPyRelation
 from PIL import Image, ImageDraw, ImageFont
 
 from fattr import images, storage
-from fattr.errors import ImageError, StorageError
-from fattr.parts import read_parts
+from fattr.catalog import Tables, open_tables
+from fattr.errors import ImageError, StorageError, UsageError
 from fattr.records import Status, UInt8Array
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -38,7 +39,6 @@ NAME_HEIGHT, LINE_HEIGHT = 34, 21
 INDENT = 34  # of a face's lines, behind its number
 BOX_WIDTH = 3
 MAX_FACES, MAX_ATTRIBUTES, MAX_ATTRIBUTE_LINES = 4, 5, 2
-BATCH_ROWS = 8192
 
 # A blurred face keeps this many pixels a side: they are averages, so that nothing can be undone.
 BLURRED_SIDE, BLUR_MARGIN_FRAC = 6, 0.2
@@ -320,18 +320,23 @@ def blur(image: Image.Image, box: Box) -> None:
 def contact_sheet(
     output_uri: str, png_uri: str, *, max_images: int = 40, show_faces: bool = False
 ) -> str:
-    """Write a page of an annotate output's first images as PNG and return its title.
+    """Write a page of an annotate output's first images by URI as PNG and return its title.
 
     The images are read again where they were; one that is gone is a grey tile.
 
     Raises:
-        UsageError: there are no tables.
-        StorageError: tables cannot be read, or the page cannot be written.
+        UsageError: No run is finished, or the URIs are hashed.
+        StorageError: Tables cannot be read, or the page cannot be written.
     """
-    rows, has_more, purpose = _image_rows(output_uri, max_images)
-    faces = _face_rows(output_uri, rows)
-    tiles = [read_tile(row, faces.get(row["image_id"], [])) for row in rows]
-    title = ("The first " if has_more else "") + summary(tiles)
+    tables = open_tables(output_uri)
+    with _named_where_unreadable(output_uri):
+        rows = _first_images(tables, max_images + 1)
+        shown = rows[:max_images]
+        faces = _faces_by_image(tables, shown)
+    _check_not_hashed(output_uri, rows)
+    tiles = [read_tile(row, faces[row["image_id"]]) for row in shown]
+    title = ("The first " if len(rows) > max_images else "") + summary(tiles)
+    purpose = (tables.schema("images").metadata or {}).get(b"fattr.purpose", b"").decode()
     subtitle = f"Sensitive attributes shown; purpose: {purpose}" if purpose else ""
     sheet = page(tiles, title=title, subtitle=subtitle, show_faces=show_faces)
     file = BytesIO()
@@ -340,39 +345,51 @@ def contact_sheet(
     return title
 
 
-def _image_rows(output_uri: str, limit: int) -> tuple[list[dict[str, Any]], bool, str]:
-    """The first rows of ``images`` by URI, whether there are more, and the run's purpose."""
-    rows: list[dict[str, Any]] = []
-    metadata: Mapping[bytes, bytes] = {}
-    for part in read_parts(storage.join(output_uri, "images"), batch_rows=BATCH_ROWS):
-        metadata = part.schema.metadata or {}
-        rows.extend(islice(part.to_pylist(), limit + 1 - len(rows)))
-        if len(rows) > limit:
-            break
-    purpose = metadata.get(b"fattr.purpose", b"").decode()
-    shown = sorted(rows[:limit], key=lambda row: str(row["image_uri"]))
-    return shown, len(rows) > limit, purpose
+@contextmanager
+def _named_where_unreadable(output_uri: str) -> Iterator[None]:
+    """Tables are read late: DuckDB meets files that the store does not give, or damaged ones."""
+    try:
+        yield
+    except (duckdb.IOException, duckdb.InvalidInputException) as err:
+        reason = "a file of its tables is damaged or not to be had: see `fattr verify`"
+        raise StorageError(Status.UNREADABLE, output_uri, reason) from err
 
 
-def _face_rows(
-    output_uri: str, image_rows: Sequence[Mapping[str, Any]]
+def _first_images(tables: Tables, count: int) -> list[dict[str, Any]]:
+    """The first rows of ``images`` by URI.
+
+    None of them comes after the last of any ``count`` rows: with that bound only the beginnings of
+    the files are read, which are sorted by URI, and not a hundred million URIs.
+    """
+    any_uris = [uri for (uri,) in tables.images.select("image_uri").limit(count).fetchall()]
+    if not any_uris:
+        return []
+    rows = _up_to(tables.images, max(any_uris)).order("image_uri").limit(count)
+    return list(rows.to_arrow_table().to_pylist())
+
+
+def _faces_by_image(
+    tables: Tables, first_images: Sequence[Mapping[str, Any]]
 ) -> dict[int, list[dict[str, Any]]]:
     """The rows of ``faces`` of these images, by image, best score first."""
-    wanted = {row["image_id"]: row["num_faces"] for row in image_rows if row["num_faces"]}
-    found: dict[int, list[dict[str, Any]]] = {image_id: [] for image_id in wanted}
-    missing = sum(wanted.values())
-    for part in read_parts(storage.join(output_uri, "faces"), batch_rows=BATCH_ROWS):
-        if not missing:
-            break
-        ids = part.column("image_id")
-        own = part.filter(pc.is_in(ids, pc.cast(list(wanted), ids.type))).to_pylist()
-        missing -= len(own)
-        for face in own:
+    found: dict[int, list[dict[str, Any]]] = {row["image_id"]: [] for row in first_images}
+    if first_images:
+        rows = _up_to(tables.faces, first_images[-1]["image_uri"]).order("face_index")
+        for face in rows.to_arrow_table().to_pylist():
             found[face["image_id"]].append(face)
-    return {
-        image_id: sorted(faces, key=lambda face: int(face["face_index"]))
-        for image_id, faces in found.items()
-    }
+    return found
+
+
+def _up_to(rows: DuckDBPyRelation, image_uri: str) -> DuckDBPyRelation:
+    return rows.filter(ColumnExpression("image_uri") <= ConstantExpression(image_uri))
+
+
+def _check_not_hashed(output_uri: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    if not all("://" in row["image_uri"] for row in rows):
+        raise UsageError(
+            f"{output_uri} was made with --hash-uris, so its tables do not tell where the images"
+            " lie: expected an output made without, whose images can be read again"
+        )
 
 
 def read_tile(row: Mapping[str, Any], faces: Sequence[Mapping[str, Any]]) -> Tile:

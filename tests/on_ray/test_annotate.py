@@ -9,13 +9,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import annotating
 import numpy as np
 import pytest
 from PIL import Image
 
-from fattr import manifest, storage
+from fattr import storage
 from fattr.cli import run_job
-from fattr.storage import FileEntry
+from fattr.runs import Run
+from fattr.stages import Fetch
 
 TIMEOUT_S = 240
 
@@ -90,8 +92,8 @@ def test_the_rows_are_those_of_the_local_engine(
     assert (one["engine"], other["engine"]) == ("ray", "local")
     for name in ("settings_id", "by_status", "num_images", "num_faces", "exit_code", "models"):
         assert one[name] == other[name]
-    files = {path.name for path in output.rglob("*") if path.is_file()}
-    assert files == {"_SUCCESS", "run.json", "part-00000.parquet"}
+    assert {path.name for path in output.rglob("part-*")} == {"part-00000.parquet"}
+    assert not [*output.rglob("staging"), *output.rglob("checkpoint")]
 
 
 @pytest.mark.ray
@@ -113,17 +115,17 @@ def test_a_bucket_is_as_good_as_a_folder(
 @pytest.mark.parametrize("num_images", [0, 1, 50])
 def test_each_row_of_the_manifest_is_fetched_once(ray_cluster, tmp_path, num_images):
     """Small files and small blocks: a source that Ray must cut up and put together."""
-    from fattr.on_ray.annotate import _fetched
+    from fattr.on_ray.annotate import fetched
 
-    entries = []
+    run = Run((tmp_path / "out").as_uri(), annotating.RUN_ID)
     for n in range(num_images):
         (tmp_path / f"{n}.jpg").write_bytes(b"%d" % n)
-        entries.append(FileEntry((tmp_path / f"{n}.jpg").as_uri()))
-    folder = (tmp_path / "manifest").as_uri()
-    manifest.write_manifest(entries, folder, rows_per_file=20)
-    rows = _fetched(folder, per_block=8).take_all()
+    uris = [(tmp_path / f"{n}.jpg").as_uri() for n in range(num_images)]
+    annotating.write_manifest(run, uris)
+    sizing = annotating.sizing_of(num_images, rows_per_block=8)
+    rows = fetched(run.manifest, Fetch(), sizing).take_all()
     assert {row["image_uri"]: row["image_bytes"] for row in rows} == {
-        entry.uri: b"%d" % n for n, entry in enumerate(entries)
+        uri: b"%d" % n for n, uri in enumerate(uris)
     }
     assert len(rows) == num_images
 

@@ -5,11 +5,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import ray
+
+from fattr import tables
 
 TIMEOUT_S = 120
 
@@ -48,6 +54,96 @@ def other_cluster() -> Iterator[None]:
         assert process.stdout.readline().strip() == "up"
         yield
         process.communicate("\n", timeout=TIMEOUT_S)
+
+
+class _Annotating:
+    def stage(self) -> None:
+        """Two blocks, as an actor's last step."""
+        from fattr.on_ray.metrics import StageMetrics
+
+        metrics = StageMetrics()
+        for _ in range(2):
+            seconds = {name: [0.02, 0.04] for name in tables.STAGE_SECONDS}
+            counts = {"status": ["ok", "poison"], "num_faces": [3, 0], "size_bytes": [500, None]}
+            metrics.add(pa.table(counts | seconds))
+
+
+def values_of(text: str, name: str, **labels: str) -> list[float]:
+    """Values of a metric in Prometheus' text format."""
+    wanted = [f'{key}="{value}"' for key, value in labels.items()]
+    lines = [line for line in text.splitlines() if line.startswith(f"ray_{name}{{")]
+    return [
+        float(line.rpartition(" ")[2]) for line in lines if all(label in line for label in wanted)
+    ]
+
+
+@pytest.mark.ray
+def test_metrics_are_served_by_the_node(ray_cluster):
+    actor = ray.remote(_Annotating).options(num_cpus=0).remote()
+    ray.get(actor.stage.remote(), timeout=TIMEOUT_S)
+    (node,) = (node for node in ray.nodes() if node["Alive"])
+    url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+    deadline, text = time.monotonic() + TIMEOUT_S, ""
+    while "fattr_faces_total" not in text:  # workers report every ten seconds
+        assert time.monotonic() < deadline
+        time.sleep(1)
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            text = answer.read().decode()
+    assert values_of(text, "fattr_images_total", status="ok") == [2]
+    assert values_of(text, "fattr_images_total", status="poison") == [2]
+    assert values_of(text, "fattr_faces_total") == [6]
+    assert values_of(text, "fattr_bytes_total") == [1000]
+    assert values_of(text, "fattr_stage_seconds_count", stage="decode") == [2]
+    assert values_of(text, "fattr_stage_seconds_bucket", stage="decode", le="0.03") == [2]
+
+
+def family() -> list[int]:
+    """This process and all that came of it."""
+    parents = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit() and (folder / "stat").exists():
+            parents[int(folder.name)] = int(
+                (folder / "stat").read_text().rpartition(")")[2].split()[1]
+            )
+    found = [os.getpid()]
+    for pid in found:
+        found += [child for child, parent in parents.items() if parent == pid]
+    return found
+
+
+def sockets_of(pid: int) -> Iterator[str]:
+    """Kernel numbers of a process's sockets."""
+    folder = Path(f"/proc/{pid}/fd")
+    for descriptor in list(folder.iterdir()) if folder.exists() else []:
+        try:
+            link = str(descriptor.readlink())
+        except FileNotFoundError:
+            continue  # closed meanwhile; a listener stays
+        if link.startswith("socket:["):
+            yield link[len("socket:[") : -1]
+
+
+def addresses_listened_at(pids: list[int]) -> set[str]:
+    """Addresses of their TCP sockets, in the kernel's hexadecimal."""
+    own = {number for pid in pids for number in sockets_of(pid)}
+    rows = [
+        line.split()
+        for name in ("tcp", "tcp6")
+        for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]
+    ]
+    listening = "0A"
+    return {row[1].partition(":")[0] for row in rows if row[3] == listening and row[9] in own}
+
+
+@pytest.mark.ray
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_nothing_listens_but_on_the_loopback_interface(ray_cluster):
+    pids = family()
+    assert len(pids) > 4  # the raylet, the GCS, agents and workers
+    loopback = {"0100007F", "0000000000000000FFFF00000100007F", f"{'0' * 24}01000000"}
+    found = addresses_listened_at(pids)
+    assert found
+    assert found <= loopback
 
 
 @pytest.mark.ray

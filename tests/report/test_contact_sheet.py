@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
+import io
 import math
+from pathlib import Path
+from random import Random
 
 import numpy as np
-import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from small_output import ATTRIBUTES, Photo, add_run, finish, put_manifest, put_parquet, staged
 
-from fattr import storage, tables
-from fattr.attributes import attribute
+from fattr import storage
 from fattr.cli import run_job
-from fattr.errors import UsageError
-from fattr.parts import PartWriter
+from fattr.errors import StorageError, UsageError
+from fattr.manifest import UriNames
+from fattr.publish import publish
 from fattr.report import contact_sheet as sheets
 from fattr.report.contact_sheet import Face, Tile
+from fattr.runs import Run
 
 NOISE = np.random.default_rng(0).integers(0, 256, (600, 800, 3), np.uint8)
 BOX = (200.0, 160.0, 400.0, 400.0)  # in NOISE; half of it in the picture
 FACE = Face(BOX, "masculine 0.98, age 52 (44-60)", ("smiling 0.97", "eyeglasses 0.71"))
 GONE = Tile("gone.jpg", "unreadable", "damaged jpeg: image file is truncated")
-ATTRIBUTES = [
-    attribute(name) for name in ("age", "perceived_gender_presentation", "smiling", "no_beard")
-]
 
 
 def tile(*faces: Face, name: str = "photo.jpg") -> Tile:
@@ -250,44 +252,59 @@ def test_a_caption_line_for_what_is_known():
 # Tables
 
 
-def image_row(image_id, uri, num_faces, status="ok", reason=""):
-    values = (image_id, uri, None, 1, 800, 600, num_faces, status, reason)
-    return dict(zip(tables.IMAGES.names, values, strict=True))
+SMILE, NO_SMILE = (
+    dict(zip(("box_x1", "box_y1", "box_x2", "box_y2"), BOX, strict=True))
+    | {"face_px": 200.0, "smiling": smiling, "smiling_prob": 0.9 if smiling else 0.1}
+    for smiling in (True, False)
+)
+FIRST, SECOND = "20261123T211700Z-3f9c1a", "20261124T211700Z-3f9c1b"
 
 
-def face_row(image_id, uri, face_index, smiling):
-    edges = dict(zip(("box_x1", "box_y1", "box_x2", "box_y2"), BOX, strict=True))
-    return (
-        dict.fromkeys(tables.faces_schema(ATTRIBUTES).names)
-        | edges
-        | {"image_id": image_id, "image_uri": uri, "face_index": face_index, "det_score": 0.9}
-        | {"landmarks": [0.0] * 10, "face_px": 200.0, "model_id": "m"}
-        | {"smiling": smiling, "smiling_prob": 0.9 if smiling else 0.1}
-    )
+@pytest.fixture(params=["local", "s3"])
+def folder(request, tmp_path) -> str:
+    """URI of a folder with two images; the page goes into another one."""
+    if request.param == "local":
+        uri = storage.canonical_uri(str(tmp_path / "in put"))
+    else:
+        uri = request.getfixturevalue("s3_bucket")
+    for name in ("faces.png", "none.png"):
+        storage.write_bytes(f"{uri}/{name}", encoded(NOISE))
+    return uri
+
+
+def encoded(pixels: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
 
 
 @pytest.fixture
-def output(tmp_path):
-    """Tables of three images: two faces, the better last in its file; none; and a broken one."""
-    Image.fromarray(NOISE).save(tmp_path / "faces.png")
-    Image.fromarray(NOISE).save(tmp_path / "none.png")
-    uris = [storage.canonical_uri(str(tmp_path / n)) for n in ("faces.png", "none.png", "x.jpg")]
-    images = [
-        image_row(3, uris[2], 0, "unreadable", "damaged jpeg: cut"),
-        image_row(1, uris[0], 2),
-        image_row(2, uris[1], 0, "no_face"),
+def output(folder) -> str:
+    """Tables of three images: two faces; none; and a broken one."""
+    photos = [
+        Photo(f"{folder}/x.jpg", status="unreadable", reason="damaged jpeg: cut"),
+        Photo(f"{folder}/faces.png", [SMILE, NO_SMILE]),
+        Photo(f"{folder}/none.png", status="no_face"),
     ]
-    faces = [face_row(1, uris[0], 1, False), face_row(1, uris[0], 0, True)]
-    for name, rows, schema in (
-        ("images", images, tables.IMAGES),
-        ("faces", faces, tables.faces_schema(ATTRIBUTES)),
-    ):
-        told = schema.with_metadata({**schema.metadata, "fattr.purpose": "a test"})
-        folder = storage.join(str(tmp_path / "out"), name, "dt=2026-11-23", "run=r")
-        with PartWriter(folder, told) as writer:
-            for row in rows:
-                writer.write(pa.Table.from_pylist([row], schema=told))
-    return str(tmp_path / "out")
+    run = Run(f"{folder}/out", FIRST)
+    put_manifest(run, photos)
+    put_parquet(staged(photos), storage.join(run.staging, "a.parquet"))
+    publish(run, attributes=ATTRIBUTES, model_id="m", metadata={"fattr.purpose": "a test"})
+    finish(run, 3, 2)
+    return run.output
+
+
+@pytest.fixture
+def pages(monkeypatch) -> list[list[Tile]]:
+    """The tiles of every page that is made, which stays empty."""
+    made: list[list[Tile]] = []
+
+    def keep(tiles, **_):
+        made.append(list(tiles))
+        return Image.new("RGB", (8, 8))
+
+    monkeypatch.setattr(sheets, "page", keep)
+    return made
 
 
 def opened(path) -> np.ndarray:
@@ -319,18 +336,18 @@ def test_a_page_from_tables(output, tmp_path):
 def test_boxes_follow_an_image_decoded_smaller(tmp_path):
     huge = Image.fromarray(NOISE).resize((3200, 2400))
     huge.save(tmp_path / "huge.jpg")
-    row = image_row(1, str(tmp_path / "huge.jpg"), 1)
-    face = face_row(1, row["image_uri"], 0, True)
-    read = sheets.read_tile(row, [face])
+    row = {"image_uri": str(tmp_path / "huge.jpg"), "status": "ok", "reason": ""}
+    read = sheets.read_tile(row, [SMILE])
     assert read.pixels is not None
     scale = 3200 / read.pixels.shape[1]
     assert scale > 1
     assert read.faces[0].box_xyxy == pytest.approx([edge / scale for edge in BOX])
 
 
-def test_an_image_that_is_gone_since_is_a_grey_tile(output, tmp_path):
-    (tmp_path / "faces.png").unlink()
-    (tmp_path / "none.png").write_bytes(b"")
+def test_an_image_that_is_gone_since_is_a_grey_tile(output, folder, tmp_path):
+    files, path = storage.filesystem(f"{folder}/faces.png")
+    files.delete_file(path)
+    storage.write_bytes(f"{folder}/none.png", b"")
     title = sheets.contact_sheet(output, str(tmp_path / "page.png"))
     assert title == "3 images, 0 faces: 2 unreadable, 1 missing"
 
@@ -348,14 +365,91 @@ def test_only_so_many_images(output, tmp_path):
     png = str(tmp_path / "page.png")
     titles = [sheets.contact_sheet(output, png, max_images=n) for n in (1, 2, 3)]
     assert titles == [
-        "The first 1 image, 0 faces: 1 unreadable",
-        "The first 2 images, 2 faces: 1 ok, 1 unreadable",
+        "The first 1 image, 2 faces: 1 ok",
+        "The first 2 images, 2 faces: 1 ok, 1 no_face",
         "3 images, 2 faces: 1 ok, 1 no_face, 1 unreadable",
     ]
 
 
+def test_the_newest_rows_of_finished_runs_are_shown(output, folder, tmp_path, pages):
+    uris = [f"{folder}/{name}" for name in ("none.png", "x.jpg", "a.jpg")]
+    newer = [Photo(uris[0], [SMILE]), *(Photo(uri, status="denied") for uri in uris[1:])]
+    run = add_run(output, SECOND, newer, replaced=[(FIRST, uri) for uri in uris[:2]])
+    finished = storage.read_bytes(run.file("_SUCCESS"))
+    files, path = storage.filesystem(run.file("_SUCCESS"))
+    files.delete_file(path)
+    png = str(tmp_path / "page.png")
+    assert sheets.contact_sheet(output, png).startswith("3 images, 2 faces: 1 ok, 1 no_face, 1 unr")
+
+    storage.write_bytes(run.file("_SUCCESS"), finished)
+    assert sheets.contact_sheet(output, png) == "4 images, 3 faces: 2 denied, 2 ok"
+    assert [(one.name, one.status, len(one.faces)) for one in pages[1]] == [
+        ("a.jpg", "denied", 0),
+        ("faces.png", "ok", 2),
+        ("none.png", "ok", 1),
+        ("x.jpg", "denied", 0),
+    ]
+
+
+def test_the_first_images_of_many_runs(tmp_path, pages):
+    random = Random(0)
+    newest: dict[str, str] = {}  # URI to the run that made its row last
+    for day in range(10, 16):
+        run_id = f"202611{day}T211700Z-000000"
+        uris = [f"s3://p/{n:02d} it's é.jpg" for n in random.sample(range(40), 9)]
+        replaced = [(newest[uri], uri) for uri in uris if uri in newest]
+        photos = [Photo(uri, status="denied", reason=run_id) for uri in uris]
+        add_run(str(tmp_path), run_id, photos, replaced=replaced, rows_per_file=4)
+        newest |= dict.fromkeys(uris, run_id)
+    expected = [(uri.rpartition("/")[2], newest[uri]) for uri in sorted(newest)]
+    for count in (1, 2, 5, len(newest) - 1, len(newest), len(newest) + 1):
+        title = sheets.contact_sheet(str(tmp_path), str(tmp_path / "p.png"), max_images=count)
+        assert [(one.name, one.reason) for one in pages[-1]] == expected[:count]
+        assert title.startswith("The first ") == (count < len(newest))
+
+
+def test_rows_of_later_images_are_not_read(tmp_path):
+    """All of them but the URIs is destroyed, and nobody notices."""
+    photos = [Photo(f"s3://p/{n:03d}.jpg", [SMILE], status="denied") for n in range(100)]
+    add_run(str(tmp_path), FIRST, photos, rows_per_file=10)
+    for part in [*tmp_path.glob("images/**/*.parquet"), *tmp_path.glob("faces/**/*.parquet")]:
+        if part.name != "part-00000.parquet":
+            destroy(part, ["image_uri"] if "images" in part.parts else [])
+    png = str(tmp_path / "page.png")
+    title = sheets.contact_sheet(str(tmp_path), png, max_images=9)
+    assert title == "The first 9 images, 0 faces: 9 denied"
+    with pytest.raises(StorageError, match=r"tables is damaged.*fattr verify") as caught:
+        sheets.contact_sheet(str(tmp_path), png, max_images=20)
+    assert "\n" not in str(caught.value)
+
+
+def destroy(part: Path, spared: list[str]) -> None:
+    """Overwrite the columns of a file; its statistics stay."""
+    data = bytearray(part.read_bytes())
+    group = pq.ParquetFile(io.BytesIO(data)).metadata.row_group(0)
+    for column in map(group.column, range(group.num_columns)):
+        if column.path_in_schema not in spared:
+            start = column.dictionary_page_offset or column.data_page_offset
+            data[start : start + column.total_compressed_size] = bytes(column.total_compressed_size)
+    part.write_bytes(data)
+
+
+def test_finished_runs_without_images_are_an_empty_page(tmp_path):
+    add_run(str(tmp_path), FIRST, [])
+    assert sheets.contact_sheet(str(tmp_path), str(tmp_path / "p.png")) == "0 images, 0 faces"
+
+
+def test_hashed_uris_are_refused(tmp_path):
+    name = UriNames(b"a key of thirty-two bytes, or so").name("file:///photographs/a.jpg")[1]
+    add_run(str(tmp_path / "out"), FIRST, [Photo(name, [SMILE])])
+    with pytest.raises(UsageError, match=r"out was made with --hash-uris.*made without") as caught:
+        sheets.contact_sheet(str(tmp_path / "out"), str(tmp_path / "page.png"))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "page.png").exists()
+
+
 def test_an_output_without_tables_is_refused(tmp_path, capsys):
-    with pytest.raises(UsageError, match="images"):
+    with pytest.raises(UsageError, match="no finished run"):
         sheets.contact_sheet(str(tmp_path), str(tmp_path / "page.png"))
     argv = ["--output", str(tmp_path), "--png", str(tmp_path / "page.png")]
     assert run_job("contact-sheet", argv) == 2

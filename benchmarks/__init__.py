@@ -1,0 +1,1 @@
+"""Measurements and drills; run each as ``python -m benchmarks.NAME`` from the repository's root."""

@@ -1,0 +1,110 @@
+"""Training and what it costs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from fattr.config.checks import check_positive
+from fattr.config.detect import DetectConfig
+from fattr.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig(DetectConfig):
+    """Train a multi-attribute classifier and write it as a bundle."""
+
+    preset: str
+    """Named recipe: see fattr.presets."""
+    data: tuple[str, ...]
+    """Data set as NAME:DIR; repeat for several, which then train one network together."""
+    output: str
+    """Folder for bundle, checkpoints, history and run.json."""
+    workers: int = 1
+    """Ray Train workers; the batch size is that of all of them."""
+    gpus: bool = False
+    """One GPU for each worker."""
+    augmentation: str | None = None
+    """Instead of the preset's: none, photo, tight_photo, bucket, tight_bucket."""
+    epochs: int | None = None
+    """Instead of the preset's."""
+    batch_size: int | None = None
+    """Of all workers together, instead of the preset's."""
+    learning_rate: float | None = None
+    """Instead of the preset's."""
+    optimizer: Literal["adamw", "sgd"] | None = None
+    """Instead of the preset's."""
+    weight_decay: float | None = None
+    """Instead of the preset's; biases and norms are never decayed."""
+    binary: Literal["bce", "focal", "asymmetric"] | None = None
+    """Loss of yes/no attributes."""
+    max_positive_weight: float | None = None
+    """Weigh rare true samples up by prevalence, at most this much."""
+    label_smoothing: float | None = None
+    """Of attributes with several classes."""
+    age_sigma: float | None = None
+    """Spread of an age's soft target in years; 0: the labelled bin alone."""
+    focal_gamma: float | None = None
+    """How little the focal loss counts what is easy; 2 is usual."""
+    dropout: float | None = None
+    """Before the heads, instead of the preset's."""
+    ema_decay: float | None = None
+    """Of the averaged weights, which are the ones kept."""
+    warmup_frac: float | None = None
+    """Share of the steps over which the learning rate rises."""
+    clip_norm: float | None = None
+    """Largest norm of all gradients together."""
+    accumulate: int | None = None
+    """Cut a batch into this many parts, where it does not fit into memory at once."""
+    mixup_alpha: float | None = None
+    """Mix pairs of samples by shares from Beta(alpha, alpha); 0.2 is usual, 0 is off."""
+    frozen_epochs: int | None = None
+    """First epochs in which only the heads learn."""
+    first_scale: float | None = None
+    """Begin with crops of this share of their size and let them grow."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] | None = None
+    """Of the forward pass; auto is fp32 on CPU, and bf16 or fp16 on a GPU."""
+    compile: bool = False
+    """Compile the network with torch.compile first."""
+    best_metric: Literal["score", "accuracy", "f1", "average_precision", "loss"] | None = None
+    """What the kept epoch is best in, on the valid split."""
+    patience: int | None = None
+    """Stop after this many epochs without a better one."""
+    num_checkpoints: int | None = None
+    """Keep the checkpoints of this many best epochs."""
+    seed: int = 0
+    """Seed of initial weights, order and augmentation."""
+    backbone: str | None = None
+    """Instead of the preset's: see fattr architectures."""
+    init: str | None = None
+    """Instead of the preset's: imagenet, none (random weights) or a torchvision checkpoint."""
+    init_from: str | None = None
+    """Trained model (shipped name, bundle folder or training output) to start from instead."""
+    limit: int | None = None
+    """Take only the first images of each split."""
+
+    def __post_init__(self) -> None:
+        DetectConfig.__post_init__(self)
+        counts = ("workers", "epochs", "batch_size", "limit", "accumulate", "patience")
+        for flag in (*counts, "num_checkpoints"):
+            check_positive(f"--{flag.replace('_', '-')}", getattr(self, flag))
+        if not self.data:
+            raise UsageError("--data NAME:DIR: name at least one data set")
+        if self.init is not None and self.init_from is not None:
+            raise UsageError("--init and --init-from exclude each other: give one of them")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArchitecturesConfig:
+    """List the backbones with their parameters, multiply-adds and times on this machine."""
+
+    crop_size: tuple[int, int] = (128, 104)
+    """Height and width of the crops in pixels."""
+    batch_size: int = 16
+    """Crops at once, besides one alone."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the networks run; auto takes a GPU where there is one."""
+
+    def __post_init__(self) -> None:
+        check_positive("--crop-size", min(self.crop_size))
+        check_positive("--batch-size", self.batch_size)

@@ -1,0 +1,155 @@
+"""A stage in an actor, which an image may end: the block is then done again, with care."""
+
+from __future__ import annotations
+
+import functools
+import os
+import traceback
+from contextlib import closing
+from types import TracebackType
+
+import pyarrow as pa
+
+from fattr.build import AnnotatePlan, build_annotate
+from fattr.on_ray.ledger import Ledger
+from fattr.on_ray.mailbox import Sender
+from fattr.on_ray.metrics import StageMetrics
+from fattr.publish import count_work
+from fattr.records import Status
+from fattr.sandbox import START_TIMEOUT_S, TRIES, Alarm, Build, Sandbox, try_row
+from fattr.split import DecodeRows, LabelRows
+from fattr.stages import Decode, Pulse, Stage, mark_failed
+
+
+def annotate_stage(plan: AnnotatePlan, pulse: Pulse, *, decode_threads: int = 0) -> Stage:
+    """Fetched rows to staged ones."""
+    annotate = build_annotate(plan)
+    annotate.watch(pulse, decode_threads=decode_threads)
+    return annotate
+
+
+def decode_stage(plan: AnnotatePlan, pulse: Pulse) -> Stage:
+    """Fetched rows to rows with pixels; needs no network."""
+    config = plan.config
+    return DecodeRows(
+        Decode(long_side=config.detect_size, max_pixels=config.max_pixels, pulse=pulse)
+    )
+
+
+def label_stage(plan: AnnotatePlan, pulse: Pulse) -> Stage:
+    """Rows with pixels to staged ones."""
+    return LabelRows(build_annotate(plan).label.watched(pulse))
+
+
+class StageActor:
+    """Blocks through a stage.
+
+    A block is tried once at full speed, under an alarm that ends the process if no image is done in
+    ``image_timeout_s``. However the process ends, Ray starts another one and gives it the block
+    again; the ledger knows, and from then on the block's images go one by one through a sandbox.
+    An image that ends its process there too becomes a row with status ``poison``. Should this
+    process end while it waits for the sandbox (out of memory, a node that is lost), the ledger
+    knows the image, and does not let it begin more often than the sandbox would.
+
+    Args:
+        build: See ``Sandbox``.
+        ledger: Shared by all actors.
+        image_timeout_s: See ``Sandbox``.
+
+    Raises:
+        RunError: loading the networks ended the process a few times.
+    """
+
+    def __init__(self, build: Build, ledger: Ledger, image_timeout_s: float) -> None:
+        self._build, self._ledger, self._image_timeout_s = build, ledger, image_timeout_s
+        key = ledger.begin_start()
+        Alarm(START_TIMEOUT_S)()
+        self._alarm = Alarm(image_timeout_s)
+        self._stage = build(self._alarm)
+        self._alarm.stop()
+        ledger.end(key)
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        """See the class."""
+        if not rows.num_rows:
+            return self._run(rows)
+        block = f"{type(self).__name__} {rows['image_id'][0]}"
+        if self._ledger.begin(block) == 1:
+            with _EndingOnError():
+                made = self._run(rows)
+        else:
+            made = self._one_by_one(rows)
+        self._ledger.end(block)
+        return made
+
+    def _run(self, rows: pa.Table) -> pa.Table:
+        self._alarm()
+        made = self._stage(rows)
+        self._alarm.stop()
+        return made
+
+    def _one_by_one(self, rows: pa.Table) -> pa.Table:
+        with closing(Sandbox(self._build, image_timeout_s=self._image_timeout_s)) as sandbox:
+            parts = [self._with_care(rows.slice(i, 1), sandbox) for i in range(rows.num_rows)]
+        return pa.concat_tables(parts)
+
+    def _with_care(self, row: pa.Table, sandbox: Sandbox) -> pa.Table:
+        image = f"{type(self).__name__} image {row['image_id'][0]}"
+        if self._ledger.begin(image) > TRIES:
+            why = "the process that waited for it was killed twice"
+            made = self._run(mark_failed(row, Status.POISON, why))
+        else:
+            made = try_row(row, sandbox, self._run)
+        self._ledger.end(image)
+        return made
+
+
+class AnnotateActor(StageActor):
+    """The last stage: tells of the rows that are made."""
+
+    def __init__(
+        self, build: Build, ledger: Ledger, image_timeout_s: float, sender: Sender
+    ) -> None:
+        super().__init__(build, ledger, image_timeout_s)
+        self._sender, self._metrics = sender, StageMetrics()
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        """See ``StageActor``."""
+        staged = super().__call__(rows)
+        self._sender.post(count_work(staged))
+        if staged.num_rows:
+            self._metrics.add(staged)
+        return staged
+
+
+class DecodeActor(StageActor):
+    """Decodes for others."""
+
+
+class _EndingOnError:
+    """What an image makes a library raise may have broken more than itself (CUDA's errors do).
+
+    The process ends as though it had crashed; another one then finds the image.
+    """
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is not None and issubclass(kind, Exception):
+            traceback.print_exception(kind, error, trace)
+            os._exit(1)
+
+
+def builds(plan: AnnotatePlan, decode_threads: int) -> dict[str, Build]:
+    """Of each kind of actor, what it builds."""
+    return {
+        "annotate": functools.partial(annotate_stage, plan, decode_threads=decode_threads),
+        "decode": functools.partial(decode_stage, plan),
+        "label": functools.partial(label_stage, plan),
+    }

@@ -1,0 +1,367 @@
+"""``jobs/annotate.py`` night after night, on a folder and on a bucket."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import json
+import os
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+import pyarrow.parquet as pq
+import pytest
+
+import fattr
+from fattr import annotate_job, storage
+from fattr.cli import run_job
+from fattr.errors import RunError, UsageError
+
+NAMES = ("1-face.jpg", "2-faces.jpg", "coffee.png", "notes.txt")
+CLOCK = itertools.count(1)
+
+
+@dataclass(frozen=True)
+class Room:
+    """Images and an output, in a folder or in a bucket."""
+
+    images: str
+    output: str
+    model: str
+    put: Callable[[str, bytes], None]
+    drop: Callable[[str], None]
+
+    def annotate(self, *flags: str) -> SimpleNamespace:
+        argv = ["--images", self.images, "--output", self.output, "--model", self.model]
+        return run("annotate", *argv, "--engine", "local", *flags)
+
+    def infos(self) -> list[dict]:
+        """``run.json`` of each run, oldest first."""
+        found = [e.uri for e in storage.list_tree(storage.join(self.output, "_runs"))]
+        return [json.loads(storage.read_bytes(uri)) for uri in found if uri.endswith("/run.json")]
+
+    def files(self) -> dict[str, str | None]:
+        """All that lies in the output."""
+        return {entry.uri: entry.etag for entry in storage.list_tree(self.output)}
+
+    def statuses(self) -> dict[str, str]:
+        """Of each image, in the newest of its rows."""
+        rows = fattr.open_tables(self.output).to_pandas("images")
+        assert rows["image_uri"].is_unique
+        names = rows["image_uri"].str.rpartition("/")[2]
+        return dict(zip(names, rows["status"], strict=True))
+
+    def faces(self) -> Counter[str]:
+        rows = fattr.open_tables(self.output).to_pandas("faces")
+        return Counter(rows["image_uri"].str.rpartition("/")[2])
+
+
+def run(job: str, *argv: str) -> SimpleNamespace:
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said):
+        code = run_job(job, list(argv))
+    return SimpleNamespace(code=code, err=said.getvalue())
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def room(request, tmp_path, photo_folder, models) -> Room:
+    if request.param == "folder":
+        images, output = tmp_path / "photos", str(tmp_path / "out")
+        images.mkdir()
+
+        def put(name: str, data: bytes) -> None:
+            (images / name).write_bytes(data)
+            os.utime(images / name, ns=(0, next(CLOCK)))
+
+        def drop(name: str) -> None:
+            (images / name).unlink()
+
+        place = str(images)
+    else:
+        bucket, client = (request.getfixturevalue(n) for n in ("s3_bucket", "moto_client"))
+        place, output = f"{bucket}/photos", f"{bucket}/out"
+
+        def put(name: str, data: bytes) -> None:
+            storage.write_bytes(f"{place}/{name}", data)
+
+        def drop(name: str) -> None:
+            client.delete_object(Bucket=bucket.removeprefix("s3://"), Key=f"photos/{name}")
+
+    made = Room(place, output, str(models.people), put, drop)
+    for name in NAMES:
+        put(name, (photo_folder / name).read_bytes())
+    return made
+
+
+def test_a_night_does_what_is_new_changed_or_gone_and_nothing_else(room, photo_folder):
+    assert room.annotate().code == 0
+    assert room.statuses() == {
+        "1-face.jpg": "ok",
+        "2-faces.jpg": "ok",
+        "coffee.png": "no_face",
+        "notes.txt": "unreadable",
+    }
+    assert room.faces() == {"1-face.jpg": 1, "2-faces.jpg": 2}
+
+    room.put("new.jpg", (photo_folder / "1-face.jpg").read_bytes())
+    room.put("2-faces.jpg", (photo_folder / "coffee.png").read_bytes())
+    room.drop("notes.txt")
+    assert room.annotate().code == 0
+    found = room.infos()[-1]["increment"]
+    assert (found["num_listed"], found["num_images"]) == (4, 2)
+    assert (found["num_new"], found["num_changed"], found["num_unchanged"]) == (1, 1, 2)
+    assert found["num_deleted"] == 1
+    assert room.statuses() == {
+        "1-face.jpg": "ok",
+        "2-faces.jpg": "no_face",
+        "coffee.png": "no_face",
+        "notes.txt": "unreadable",  # gone, and what was seen of it stays
+        "new.jpg": "ok",
+    }
+    assert room.faces() == {"1-face.jpg": 1, "new.jpg": 1}
+    assert run("verify", room.output).code == 0
+
+
+def test_a_night_without_news_looks_at_no_image(room, monkeypatch):
+    assert room.annotate().code == 0
+    before, tables = room.statuses(), [f for f in room.files() if "/_runs/" not in f]
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(annotate_job, "build_annotate", refuse)
+    again = room.annotate()
+    assert again.code == 0, again.err
+    assert room.statuses() == before
+    assert [f for f in room.files() if "/_runs/" not in f and "/_audit/" not in f] == [
+        f for f in tables if "/_audit/" not in f
+    ]
+    first, second = room.infos()
+    assert (first["num_images"], second["num_images"]) == (4, 0)
+    assert second["increment"]["num_unchanged"] == 4
+    assert run("verify", room.output).code == 0
+
+
+def test_all_does_everything_again_and_readers_see_each_image_once(room):
+    assert room.annotate().code == 0
+    before = fattr.open_tables(room.output).to_pandas("faces")
+    assert room.annotate("--all").code == 0
+    after = fattr.open_tables(room.output).to_pandas("faces")
+    assert room.infos()[-1]["num_images"] == 4
+    assert set(before["run"]).isdisjoint(after["run"])
+    rows = [table.drop(columns=["run", "dt"]) for table in (before, after)]
+    keys = ["image_uri", "face_index"]
+    sorted_rows = [table.sort_values(keys).reset_index(drop=True) for table in rows]
+    assert sorted_rows[0].equals(sorted_rows[1])
+    assert run("verify", room.output).code == 0
+
+
+def test_limit_goes_on_where_the_night_before_ended(room):
+    done = []
+    for expected in (3, 1, 0):
+        assert room.annotate("--limit", "3").code == 0
+        done.append(room.infos()[-1]["num_images"])
+        assert done[-1] == expected
+    assert len(room.statuses()) == 4
+
+
+def test_globs_choose(room):
+    assert room.annotate("--include", "*.jpg", "--include", "*.png", "--exclude", "2-*").code == 0
+    assert room.statuses() == {"1-face.jpg": "ok", "coffee.png": "no_face"}
+    nothing = room.annotate("--include", "*.tiff")
+    assert nothing.code == 2
+    assert nothing.err.count("\n") == 1
+
+
+def test_retry_does_the_named_statuses_again(room, photo_folder):
+    assert room.annotate().code == 0
+    nothing = run("retry", room.output, "--status", "timeout,denied")
+    assert nothing.code == 0
+    assert room.infos()[-1]["num_images"] == 0
+    assert run("retry", room.output, "--status", "unreadable").code == 0
+    assert room.infos()[-1]["num_images"] == 1
+    assert len(room.statuses()) == 4
+    assert room.annotate("--retry", "no_face").code == 0
+    assert room.infos()[-1]["num_images"] == 1
+    assert run("verify", room.output).code == 0
+    wrong = run("retry", room.output, "--status", "broken")
+    assert (wrong.code, wrong.err.count("\n")) == (2, 1)
+
+
+def test_an_output_belongs_to_one_set_of_settings(room):
+    assert room.annotate().code == 0
+    before = room.files()
+    refused = room.annotate("--min-face-px", "20")
+    assert refused.code == 2
+    assert "min_face_px" in refused.err
+    assert refused.err.count("\n") == 1
+    assert room.files() == before
+
+
+@pytest.mark.parametrize("step", ["annotate_images", "publish_tables", "finish"])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_run_that_died_is_gone_on_with(room, step, when, monkeypatch):
+    real = getattr(annotate_job, step)
+
+    def die(*arguments: object) -> None:
+        if when == "after":
+            real(*arguments)
+        raise RunError("the lights went out")
+
+    if (step, when) == ("finish", "after"):
+        pytest.skip("that is a finished run")
+    with monkeypatch.context() as patch:
+        patch.setattr(annotate_job, step, die)
+        died = room.annotate()
+    assert died.code == 3
+    assert "the lights went out" in died.err.splitlines()[-1]
+    (info,) = room.infos()
+    assert info["exit_code"] == 3
+    with pytest.raises(UsageError):
+        fattr.open_tables(room.output)
+
+    other = room.annotate("--limit", "1")
+    assert other.code == 2
+    assert info["run_id"] in other.err
+
+    assert room.annotate().code == 0
+    (again,) = room.infos()
+    assert again["run_id"] == info["run_id"]
+    assert again["num_continued"] == 1
+    events = [event["event"] for event in again["timeline"]["events"]]
+    assert events.count("listed") == 1
+    assert events[-1] == "finished"
+    assert len(room.statuses()) == 4
+    assert run("verify", room.output).code == 0
+    assert not [name for name in room.files() if "/staging/" in name or "/checkpoint/" in name]
+
+
+def test_a_run_that_is_not_wanted_can_be_thrown_away(room, monkeypatch):
+    def die(*_: object) -> None:
+        raise RunError("the lights went out")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(annotate_job, "finish", die)
+        assert room.annotate().code == 3
+    (died,) = room.infos()
+    assert room.annotate("--limit", "1", "--discard-unfinished").code == 0
+    (info,) = room.infos()
+    assert info["run_id"] != died["run_id"]
+    assert info["num_images"] == 1
+    assert not [name for name in room.files() if died["run_id"] in name and "_audit" not in name]
+
+
+def test_too_many_bad_images_are_exit_code_1_with_all_tables(room):
+    result = room.annotate("--max-bad-fraction", "0.2")
+    assert result.code == 1
+    assert "1 of 4 images are bad" in result.err
+    assert room.infos()[-1]["exit_code"] == 1
+    assert len(room.statuses()) == 4
+    assert room.annotate("--all", "--max-bad-fraction", "0.25").code == 0
+
+
+def test_each_run_is_audited_once(room):
+    flags = ["--sensitive", "age", "--purpose", "an audit of errors"]
+    assert room.annotate(*flags).code == 0
+    assert room.annotate(*flags).code == 0
+    written = [uri for uri in room.files() if "/_audit/" in uri]
+    assert len(written) == 2
+    said = json.loads(storage.read_bytes(written[0]))
+    assert said["sensitive"] == ["age"]
+    assert said["purpose"] == "an audit of errors"
+    assert said["num_images"] == 4
+    assert said["models"][0]["model_id"] == room.infos()[0]["models"][0]["model_id"]
+    assert said["who"]
+
+
+def test_hashed_uris_leave_no_name_behind(room, tmp_path):
+    key = tmp_path / "key"
+    key.write_text("a secret of more than sixteen bytes\n")
+    hashed = ["--hash-uris", str(key)]
+    assert room.annotate(*hashed).code == 0
+    for uri in room.files():
+        content = storage.read_bytes(uri)
+        if uri.endswith(".parquet"):
+            files, path = storage.filesystem(uri)
+            content += str(pq.read_table(path, filesystem=files).to_pylist()).encode()
+        for name in (*NAMES, "photos", "a secret of"):
+            assert name.encode() not in content, (uri, name)
+    rows = fattr.open_tables(room.output).to_pandas("images")
+    assert Counter(rows["status"]) == {"ok": 2, "no_face": 1, "unreadable": 1}
+    assert rows["image_uri"].str.fullmatch("[0-9a-f]{64}").all()
+
+    assert room.annotate(*hashed).code == 0
+    assert room.infos()[-1]["num_images"] == 0
+    assert room.annotate().code == 2
+    key.write_text("another secret of that many bytes\n")
+    assert room.annotate(*hashed).code == 2
+    key.write_text("short")
+    assert room.annotate(*hashed).code == 2
+
+
+def test_a_dry_run_says_what_would_be_done_and_writes_nothing(room):
+    before = room.files()
+    result = room.annotate("--dry-run")
+    assert result.code == 0, result.err
+    assert "4 images" in result.err
+    assert "nothing was written" in result.err
+    assert room.files() == before
+    assert room.annotate().code == 0
+    before = room.files()
+    assert "nothing to do" in room.annotate("--dry-run").err
+    assert room.files() == before
+
+
+def test_who_wants_to_know_is_told(room, tmp_path):
+    told = tmp_path / "told.json"
+    room.annotate("--notify-command", f"tee {told}")
+    summary = json.loads(told.read_text())
+    assert (summary["exit_code"], summary["num_images"]) == (0, 4)
+
+
+def test_what_is_forgotten_is_gone_and_stays_away(room, tmp_path):
+    assert room.annotate().code == 0
+    listed = tmp_path / "forget.txt"
+    uri = storage.join(room.images, "2-faces.jpg")
+    listed.write_text(f"# by request\n{uri}\n")
+    assert run("forget", room.output, "--uris", str(listed)).code == 0
+    assert "2-faces.jpg" not in room.statuses()
+    assert room.faces() == {"1-face.jpg": 1}
+    for file in room.files():
+        content = storage.read_bytes(file)
+        if file.endswith(".parquet"):
+            files, path = storage.filesystem(file)
+            content += str(pq.read_table(path, filesystem=files).to_pylist()).encode()
+        assert b"2-faces.jpg" not in content, file
+    assert run("verify", room.output).code == 0
+    assert room.annotate().code == 0
+    assert room.infos()[-1]["num_images"] == 0
+    assert "2-faces.jpg" not in room.statuses()
+
+
+def test_a_lock_held_by_a_living_run_is_respected(room):
+    from fattr.lease import hold_lease
+
+    with hold_lease(storage.canonical_uri(room.output)):
+        refused = room.annotate()
+    assert refused.code == 2
+    assert "until" in refused.err or "expires" in refused.err
+    assert refused.err.count("\n") == 1
+    assert room.annotate().code == 0
+
+
+def test_views_read_what_open_tables_reads(room, tmp_path):
+    import duckdb
+
+    if room.output.startswith("s3://"):
+        pytest.skip("DuckDB's own S3 reader is an extension to be downloaded")
+    assert room.annotate().code == 0
+    assert room.annotate("--all").code == 0
+    connection = duckdb.connect()
+    connection.execute(Path(room.output, "views.sql").read_text())
+    for table, rows in (("images", 4), ("faces", 3)):
+        assert connection.execute(f"SELECT count(*) FROM {table}").fetchone() == (rows,)
