@@ -24,6 +24,7 @@ from fattr.errors import ImageError
 from fattr.records import FloatArray, Status, UInt8Array
 
 MAX_PIXELS = 178_956_970  # twice Pillow's default MAX_IMAGE_PIXELS: where Pillow itself refuses
+MAX_SIDE = 1_000_000  # no camera's; shrinking a line of 100 million pixels takes gigabytes
 
 _MAGIC = (
     (b"\xff\xd8\xff", "jpeg"),
@@ -228,6 +229,9 @@ def _check_pixels(size: tuple[int, int], max_pixels: int) -> None:
     width, height = size
     if width * height > max_pixels:
         reason = f"{width} x {height} pixels are more than {max_pixels}"
+        raise ImageError(Status.TOO_LARGE, reason)
+    if max(size) > MAX_SIDE:
+        reason = f"{width} x {height}: a side has more than {MAX_SIDE} pixels"
         raise ImageError(Status.TOO_LARGE, reason)
 
 

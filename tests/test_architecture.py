@@ -88,7 +88,7 @@ ONLY_HERE = {
     "retinaface": (),  # weights are read as bytes; the package that carries them is never run
     "jobs": (),
 }
-ENVIRONMENT_READERS = ("storage/records.py", "on_ray/session.py")
+ENVIRONMENT_READERS = ("__init__.py", "storage/records.py", "on_ray/session.py")
 
 # Modules that need torch, or Ray, to be imported at all. All others must import without both:
 # a CPU worker runs on onnxruntime.

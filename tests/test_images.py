@@ -506,3 +506,15 @@ def test_an_image_that_asks_for_more_memory_than_there_is_is_too_large(monkeypat
     with pytest.raises(ImageError, match="tiff needs more memory than there is") as raised:
         decode(buffer.getvalue())
     assert raised.value.status == "too_large"
+
+
+def test_a_line_of_a_million_pixels_is_decoded_and_a_longer_one_is_too_large():
+    for width, expected in ((1_000_000, None), (1_000_001, "too_large")):
+        buffer = BytesIO()
+        Image.new("L", (width, 1)).save(buffer, "TIFF")
+        if expected is None:
+            assert decode(buffer.getvalue()).pixels.shape == (1, width, 3)
+        else:
+            with pytest.raises(ImageError, match="1000001 x 1: a side has more than") as raised:
+                decode(buffer.getvalue())
+            assert raised.value.status == expected

@@ -124,7 +124,7 @@ def _context(
     worst_s = TRIES * sizing.rows_per_block * image_timeout_s
     context.execution_no_progress_timeout_s = STALLED_S + worst_s
     context.custom_execution_callback_classes = [_Watch]
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     _Watch.check = staticmethod(check)
     with DataContext.current(context), warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*Checkpointing will be disabled")
@@ -147,7 +147,7 @@ def _problem(err: BaseException, run: Run) -> str:
     """One line; Arrow's own words may quote an endpoint."""
     cause = getattr(err, "cause", None) or err
     if isinstance(cause, FattrError):
-        return str(cause)
+        return str(cause).splitlines()[0]  # Ray adds lines of its own
     if "ExpiredToken" in str(err):
         return f"the AWS credentials for {run.output} expired: renew them"
     if isinstance(cause, OSError):

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import ray
-from ray._private import ray_constants
+from ray._private import ray_constants, services
 
 # Ray Train asks the dashboard whether its controller is alive. A cluster without one has nobody to
 # ask, but asks at the default port, where the dashboard of another cluster on the machine answers
@@ -59,14 +59,24 @@ def _on_loopback() -> Iterator[None]:
     """Have a cluster that starts meanwhile listen on 127.0.0.1 alone, as it does on a laptop.
 
     On Linux its node is otherwise found by the address that leads to the internet, and whoever
-    reaches that reads the metrics. Ray takes no argument for it: 127.0.0.1 is replaced.
+    reaches that reads the metrics. Ray takes no argument for it: 127.0.0.1 is replaced. Nor can
+    its dashboard's process be left out, which even without dashboard and usage statistics asks
+    three clouds' metadata services where it is.
     """
-    before = ray_constants.ENABLE_RAY_CLUSTER
-    ray_constants.ENABLE_RAY_CLUSTER = False
+    name = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR  # tells Ray's processes and the workers
+    variable, constant = os.environ.get(name), ray_constants.ENABLE_RAY_CLUSTER
+    start_dashboard = services.start_api_server
+    os.environ[name], ray_constants.ENABLE_RAY_CLUSTER = "0", False
+    services.start_api_server = lambda *_, **__: ("", None)
     try:
         yield
     finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
+        ray_constants.ENABLE_RAY_CLUSTER = constant
+        services.start_api_server = start_dashboard
+        if variable is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = variable
 
 
 def is_local() -> bool:

@@ -213,6 +213,11 @@ def assert_each_once(rows, num_images: int) -> None:
     assert [row["image_id"] for row in rows] == list(range(num_images))
 
 
+def num_done(staged: annotating.Staged) -> int:
+    """Images that this attempt counted."""
+    return sum(staged.counts[str(status)] for status in Status)
+
+
 def test_a_killed_driver_is_gone_on_with(ray_cluster, plan, models, run, photographs):
     larger = {"rows_per_write": 10}
     write_manifest(run, photographs * 20)
@@ -230,7 +235,7 @@ def test_a_killed_driver_is_gone_on_with(ray_cluster, plan, models, run, photogr
     (path / "staging" / "def_000002-0.parquet").write_bytes(staged[: len(staged) // 2])
     done = annotate(plan, run, 100, **larger)
     assert_each_once(done.rows, 100)
-    assert done.counts.total() - done.counts["faces"] == 100 - done_before
+    assert num_done(done) == 100 - done_before
     assert not list((path / "checkpoint").glob("*pending*"))
     assert annotate(plan, run, 100, **larger).counts == {}  # nothing left to do
 
@@ -242,7 +247,7 @@ def test_going_on_in_a_bucket(ray_cluster, s3_bucket, plan, models, photographs)
     time.sleep(1)
     done = annotate(plan, run, 100, **larger)
     assert_each_once(done.rows, 100)
-    assert done.counts.total() - done.counts["faces"] <= 90
+    assert num_done(done) <= 90
 
 
 @pytest.mark.full
