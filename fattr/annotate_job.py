@@ -35,15 +35,16 @@ from fattr.progress import AnnotateBar, ListingBar
 from fattr.publish import publish
 from fattr.records import Status
 from fattr.runinfo import RunRecord, versions
-from fattr.runs import SUCCESS, Run, read_info
+from fattr.runs import SUCCESS, Run
 from fattr.take_up import Past, check_settings, read_past, take_up
 from fattr.work import Work, key_id, list_work, read_key, read_options
 
 log = logging.getLogger(__name__)
 
-EXIT_DONE, EXIT_LIMIT, EXIT_UNFINISHED = 0, 1, 3
+EXIT_DONE, EXIT_LIMIT, EXIT_USAGE, EXIT_UNFINISHED = 0, 1, 2, 3
 GOOD = {str(Status.OK), str(Status.NO_FACE)}
-PRIVATE = {"images", "notify_url", "notify_command", "discard_unfinished", "dry_run"}
+SOURCE = {"images", "include", "exclude"}
+PRIVATE = {*SOURCE, "notify_url", "notify_command", "discard_unfinished", "dry_run"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,17 +72,21 @@ def annotate(config: AnnotateConfig) -> int:
     if config.dry_run:
         from fattr.dry_run import dry_run
 
-        return dry_run(job.plan, job.work, read_past(job.output))
+        past, settings = read_past(job.output), settings_of(job.plan)
+        check_settings(past, settings_id(settings), settings)
+        for run in past.unfinished:
+            log.info("run %s is unfinished: its command goes on with it first", run.run_id)
+        return dry_run(job.plan, job.work, past)
     return carry_out(job)
 
 
 def retry(config: RetryConfig) -> int:
     """Do those images of an output again that ended with some statuses; codes as ``annotate``."""
     output = storage.canonical_uri(config.output)
-    latest = read_past(output).latest
-    saved = read_info(latest).get("flags") if latest else None
-    if saved is None:
+    told = read_past(output).told()
+    if told is None:
         raise UsageError(f"{output} holds no run: expected an output of fattr annotate")
+    saved = told[1]["flags"]
     if "images" not in saved:
         raise UsageError(
             f"{output} holds hashed URIs: give fattr annotate its flags and --retry {config.status}"
@@ -127,6 +132,7 @@ def carry_out(job: Job) -> int:
     entries = iter(()) if job.work.only else job.work.entries()
     with hold_lease(job.output) as lease:
         past = read_past(job.output)  # again: another run may have ended since
+        check_settings(past, description["settings_id"], description["settings"])
         run, record = take_up(
             job.output,
             past,
@@ -138,8 +144,8 @@ def carry_out(job: Job) -> int:
         if not storage.conditional_writes(job.output):
             log.warning("the store ignores conditional writes: start one run at a time")
         if "increment" not in record.content:
-            list_images(job, run, record, past, entries)
-        with failures_told(job, run, record):
+            list_images(job, run, record, past, entries, lease.check)
+        with failures_told(job, run, record, lease.check):
             annotate_images(job, run, record, lease.check)
             publish_tables(job, run, record, lease)
             code = finish(job, run, record, lease)
@@ -159,7 +165,7 @@ def describe(job: Job) -> dict[str, Any]:
     plan, settings = job.plan, settings_of(job.plan)
     kept = {field.name for field in fields(job.config)} - PRIVATE
     if not job.config.hash_uris:
-        kept |= {"images"}
+        kept |= SOURCE
     return {
         "job": "annotate",
         "request": job.work.request,
@@ -188,18 +194,28 @@ def describe(job: Job) -> dict[str, Any]:
 
 
 @contextmanager
-def failures_told(job: Job, run: Run, record: RunRecord) -> Iterator[None]:
+def failures_told(
+    job: Job, run: Run, record: RunRecord, check: Callable[[], None]
+) -> Iterator[None]:
     """A failure as a line in ``run.json``, to whom it may concern, and to the caller."""
     try:
         yield
     except (FattrError, OSError) as err:
         problem = problem_of(err, run)
+        record.content |= failure(job, EXIT_UNFINISHED, problem)
         try:
-            record.note("failed", exit_code=EXIT_UNFINISHED, error=problem)
+            check()  # where the lease is lost, run.json is another's
+            record.note("failed")
         except FattrError as unsaid:  # as when the disk is full: what made the run fail matters
             log.warning("run.json could not be written: %s", unsaid)
         notify(summary_of(record), url=job.config.notify_url, command=job.config.notify_command)
         raise RunError(problem) from err
+
+
+def failure(job: Job, code: int, problem: str) -> dict[str, Any]:
+    """What is kept and told of it; under --hash-uris not its words, which may name an image."""
+    kept = "the log of the command says what" if job.config.hash_uris else problem
+    return {"exit_code": code, "error": kept}
 
 
 def problem_of(err: FattrError | OSError, run: Run) -> str:
@@ -213,15 +229,30 @@ def problem_of(err: FattrError | OSError, run: Run) -> str:
 
 
 def list_images(
-    job: Job, run: Run, record: RunRecord, past: Past, entries: Iterator[storage.FileEntry]
+    job: Job,
+    run: Run,
+    record: RunRecord,
+    past: Past,
+    entries: Iterator[storage.FileEntry],
+    check: Callable[[], None],
 ) -> None:
     """Write the run's manifest; a run that cannot be listed leaves nothing behind."""
     try:
         with ListingBar() as bar:
-            found = list_work(job.work, run, past, entries, bar.advance)
+
+            def on_listed(count: int) -> None:
+                check()
+                bar.advance(count)
+
+            found = list_work(job.work, run, past, entries, on_listed)
+        check()
         record.note("listed", increment=asdict(found), exit_code=None)
-    except (FattrError, OSError):
+    except (FattrError, OSError) as err:
+        check()  # where the lease is lost, the folder is another's
         storage.delete_tree(run.folder)
+        code = EXIT_USAGE if isinstance(err, UsageError) else EXIT_UNFINISHED
+        record.content |= failure(job, code, problem_of(err, run))
+        notify(summary_of(record), url=job.config.notify_url, command=job.config.notify_command)
         raise
     log.info("run %s: %s", run.run_id, found.describe())
 
@@ -231,6 +262,7 @@ def annotate_images(job: Job, run: Run, record: RunRecord, check: Callable[[], N
     num_images = record.content["increment"]["num_images"]
     if record.content.get("published") or not num_images:
         return
+    check()
     engine = job.config.engine
     if record.content.get("staged_by") != "ray" or engine != "ray":
         storage.delete_tree(run.staging)
@@ -317,7 +349,7 @@ def publish_tables(job: Job, run: Run, record: RunRecord, lease: Lease) -> None:
             "fattr.run_id": run.run_id,
             "fattr.settings_id": record.content["settings_id"],
             "fattr.models": json.dumps(record.content["models"]),
-            "fattr.purpose": job.config.purpose,
+            "fattr.purpose": record.content["purpose"],
         },
         rows_per_file=job.config.rows_per_file,
         on_rows=lambda _: lease.check(),
@@ -336,6 +368,7 @@ def publish_tables(job: Job, run: Run, record: RunRecord, lease: Lease) -> None:
 def finish(job: Job, run: Run, record: RunRecord, lease: Lease) -> int:
     """Clear up, audit, and last of all write ``_SUCCESS``; the exit code."""
     content = record.content
+    lease.check()
     storage.delete_tree(run.staging)
     storage.delete_tree(run.checkpoint)
     if job.config.hash_uris:
@@ -349,7 +382,10 @@ def finish(job: Job, run: Run, record: RunRecord, lease: Lease) -> int:
     lease.check()
     success = {"num_images": num_images, "num_faces": content["num_faces"]}
     storage.write_bytes(run.file(SUCCESS), json.dumps(success).encode() + b"\n")
-    catalog.write_views(run.output, read_past(run.output).finished)
+    try:
+        catalog.write_views(run.output, read_past(run.output).finished)
+    except (FattrError, OSError):  # the run is finished all the same
+        log.warning("views.sql could not be written: the next run writes it")
     say_done(run, record)
     if is_over:
         log.warning(

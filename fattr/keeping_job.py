@@ -12,7 +12,6 @@ from fattr.forget import forget
 from fattr.lease import hold_lease
 from fattr.manifest import UriNames
 from fattr.progress import ListingBar
-from fattr.runs import read_info
 from fattr.take_up import read_past
 from fattr.verify import verify
 from fattr.work import key_id, read_key
@@ -98,10 +97,10 @@ def names_of(output: str, key_file: str | None) -> UriNames:
         UsageError: It was made with another key, or with one that is not given.
     """
     key = read_key(key_file) if key_file else None
-    latest = read_past(output).latest
-    if latest is None:
+    told = read_past(output).told()
+    if told is None:
         raise UsageError(f"{output} holds no run: expected an output of fattr annotate")
-    made_with = read_info(latest).get("settings", {}).get("uri_key_id")
+    made_with = told[1]["settings"]["uri_key_id"]
     if made_with != (key_id(key) if key else None):
         wanted = "the key file it was made with" if made_with else "no --hash-uris"
         raise UsageError(f"{output}: its images are named otherwise; expected {wanted}")

@@ -74,6 +74,10 @@ class UriNames:
             return ids, uris, None
         return ids, [digest.hex() for digest in digests], uris
 
+    def etag(self, etag: str | None) -> str | None:
+        """An etag to compare by; under a key it is hashed, since S3's is the content's MD5."""
+        return self._digest(etag.encode()).hex() if etag and self.is_hashed else etag
+
     def other_id(self, image_uri: str, count: int) -> int:
         """The id of an image whose own is another's already: that of ``{image_uri}#{count}``."""
         return image_id(f"{image_uri}#{count}", digest=self._digest)
@@ -92,7 +96,7 @@ def named_rows(entries: Iterable[FileEntry], names: UriNames) -> pa.Table:
         uris,
         fetch_uris or [None] * len(listed),
         [entry.size_bytes for entry in listed],
-        [entry.etag for entry in listed],
+        [names.etag(entry.etag) for entry in listed],
     ]
     arrays = [pa.array(c, f.type) for c, f in zip(columns, MANIFEST_SCHEMA, strict=True)]
     return pa.Table.from_arrays(arrays, schema=MANIFEST_SCHEMA)

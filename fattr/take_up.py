@@ -10,7 +10,7 @@ from typing import Any
 
 from fattr import storage
 from fattr.errors import UsageError
-from fattr.runinfo import RunRecord
+from fattr.runinfo import RunRecord, write_json
 from fattr.runs import TABLES, Run, list_runs, next_run, read_info, successes
 
 log = logging.getLogger(__name__)
@@ -28,6 +28,11 @@ class Past:
         """The run that began last."""
         return max((*self.finished, *self.unfinished), key=lambda run: run.run_id, default=None)
 
+    def told(self) -> tuple[Run, dict[str, Any]] | None:
+        """The latest run with what its ``run.json`` says; one that died while listing has none."""
+        runs = sorted((*self.finished, *self.unfinished), key=lambda run: run.run_id, reverse=True)
+        return next(((run, info) for run in runs if (info := read_info(run))), None)
+
 
 def read_past(output: str) -> Past:
     """Which runs an OUTPUT holds."""
@@ -44,15 +49,16 @@ def check_settings(past: Past, settings_id: str, settings: Mapping[str, Any]) ->
     Raises:
         UsageError: It was made with others; says which differ.
     """
-    if past.latest is None:
+    told = past.told()
+    if told is None:
         return
-    info = read_info(past.latest)
-    if info.get("settings_id", settings_id) == settings_id:
+    latest, info = told
+    if info["settings_id"] == settings_id:
         return
     before = info.get("settings", {})
     differ = sorted(name for name in {*before, *settings} if before.get(name) != settings.get(name))
     raise UsageError(
-        f"{past.latest.output} was made with other settings ({', '.join(differ) or 'unknown'}):"
+        f"{latest.output} was made with other settings ({', '.join(differ) or 'unknown'}):"
         " choose another --output, or the settings of its runs"
     )
 
@@ -90,6 +96,7 @@ def take_up(
 
 def discard(run: Run) -> None:
     """Delete all that an unfinished run made: its own folder last, which says that it was."""
+    write_json(run.file("run.json"), {})  # from here on nobody goes on with it
     for table in TABLES:
         storage.delete_tree(run.table(table))
     storage.delete_tree(run.folder)

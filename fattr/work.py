@@ -44,13 +44,18 @@ class Work:
         images = storage.canonical_uri(config.images)
         return {
             "job": "annotate",
-            "images": self.names.name(images)[1] if config.hash_uris else images,
-            "include": list(config.include),
-            "exclude": list(config.exclude),
+            "images": self.name(images),
+            "purpose": config.purpose,
+            "include": [self.name(glob) for glob in config.include],
+            "exclude": [self.name(glob) for glob in config.exclude],
             "all": config.all,
             "retry": sorted(config.retry_statuses),
             "limit": config.limit,
         }
+
+    def name(self, text: str) -> str:
+        """A place or glob as it may be kept: hashed under --hash-uris."""
+        return self.names.name(text)[1] if self.config.hash_uris else text
 
     def entries(self) -> Iterator[FileEntry]:
         """The images listed; the first is looked for at once.

@@ -365,3 +365,73 @@ def test_views_read_what_open_tables_reads(room, tmp_path):
     connection.execute(Path(room.output, "views.sql").read_text())
     for table, rows in (("images", 4), ("faces", 3)):
         assert connection.execute(f"SELECT count(*) FROM {table}").fetchone() == (rows,)
+
+
+def test_a_run_that_died_while_it_listed_does_not_switch_the_settings_check_off(room):
+    assert room.annotate().code == 0
+    (info,) = room.infos()
+    died = storage.join(room.output, "_runs", "29990101T000000Z-abcdef")
+    storage.write_bytes(storage.join(died, "manifest", "part-00000.parquet"), b"half")
+    refused = room.annotate("--min-face-px", "20")
+    assert refused.code == 2
+    assert "min_face_px" in refused.err
+    assert room.annotate("--dry-run", "--min-face-px", "20").code == 2
+    assert room.annotate().code == 0
+    assert [one["run_id"] for one in room.infos()] == [info["run_id"], "29990101T000000Z-abcdef"]
+
+
+def test_a_discard_that_was_cut_short_is_not_gone_on_with(room, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(annotate_job, "finish", lambda *_: 1 / 0)
+        assert room.annotate().code == 3  # it is published, and not finished
+    deleted = []
+
+    def half(uri: str) -> None:
+        deleted.append(uri)
+        raise RunError("the lights went out")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "delete_tree", half)
+        assert room.annotate("--limit", "1", "--discard-unfinished").code == 3
+    assert deleted
+    assert room.annotate().code == 0
+    assert len(room.statuses()) == 4
+    assert run("verify", room.output).code == 0
+
+
+def test_a_lost_lease_leaves_the_other_runs_files_alone(room, monkeypatch):
+    real, is_lost = annotate_job.list_work, []
+
+    def taken_over(work, run, *rest):
+        found = real(work, run, *rest)
+        storage.write_bytes(run.file("run.json"), b'{"run_id": "of the other"}')
+        is_lost.append(True)
+        return found
+
+    def check(_: object) -> None:
+        if is_lost:
+            raise RunError("another run took the lease")
+
+    monkeypatch.setattr(annotate_job, "list_work", taken_over)
+    monkeypatch.setattr("fattr.lease.Lease.check", check)
+    result = room.annotate()
+    assert result.code == 3
+    assert "another run took the lease" in result.err.splitlines()[-1]
+    assert room.infos() == [{"run_id": "of the other"}]
+
+
+def test_a_failure_of_a_hashed_run_names_no_image(room, tmp_path, monkeypatch):
+    key, told = tmp_path / "key", tmp_path / "told.json"
+    key.write_text("a secret of more than sixteen bytes\n")
+
+    def fail(*_: object) -> None:
+        raise RunError(f"the AWS credentials for {room.images}/1-face.jpg expired")
+
+    monkeypatch.setattr(annotate_job, "annotate_images", fail)
+    hashed = ["--hash-uris", str(key), "--exclude", "secret-name*"]
+    assert room.annotate(*hashed, "--notify-command", f"tee {told}").code == 3
+    kept = json.dumps(room.infos())
+    for text in (told.read_text(), kept):
+        assert '"exit_code": 3' in text
+        assert "1-face" not in text
+        assert "secret-name" not in text
