@@ -64,8 +64,16 @@ class TestNames:
         rows = named_rows(entries, names)
         assert rows.schema == MANIFEST_SCHEMA
         assert [tuple(row.values()) for row in rows.to_pylist()] == [
-            (*names.name(e.uri), e.size_bytes, e.etag) for e in entries
+            (*names.name(e.uri), e.size_bytes, names.etag(e.etag)) for e in entries
         ]
+
+    def test_an_etag_tells_no_content_under_a_key(self):
+        assert UriNames().etag("5d41402abc4b2a76b9719d911017c592") == (
+            "5d41402abc4b2a76b9719d911017c592"
+        )
+        expected = hmac.new(KEY, b"5d41402abc4b2a76b9719d911017c592", hashlib.sha256).hexdigest()
+        assert UriNames(KEY).etag("5d41402abc4b2a76b9719d911017c592") == expected
+        assert UriNames(KEY).etag(None) is None
 
     def test_no_rows(self):
         assert named_rows([], UriNames(KEY)).equals(MANIFEST_SCHEMA.empty_table())
