@@ -326,7 +326,9 @@ def test_hashed_names(planner):
     names = UriNames(b"secret key of 16")
     uris = [f"s3://b/{n}" for n in range(40)]
     known = [
-        row(uri, image_id=i, image_uri=h) for uri in uris[:30] for i, h, _ in [names.name(uri)]
+        row(uri, etag=names.etag("e0"), image_id=i, image_uri=h)
+        for uri in uris[:30]
+        for i, h, _ in [names.name(uri)]
     ]
     entries = [FileEntry(uri, 1, "e1" if n < 3 else "e0") for n, uri in enumerate(uris) if n != 9]
     found = planner.increment(entries, known, names=names, scope=[""])
