@@ -29,14 +29,14 @@ from PIL import Image
 
 from fattr import bundle as bundles
 from fattr import images
-from fattr.annotate_job import annotate
 from fattr.attributes import Attribute, Kind
 from fattr.build import build_classifier, build_detector, cpu_count
 from fattr.bundle import Bundle
+from fattr.commands.annotate import annotate
+from fattr.commands.evaluate import shared_attributes
 from fattr.config import AnnotateConfig, EvaluateConfig
 from fattr.datasets import DatasetSplit, read_dataset, read_image
 from fattr.detect import source as detectors
-from fattr.evaluate_job import shared_attributes
 from fattr.labelled_crops import labelled_crops, targets_of
 from fattr.records import FloatArray, Sample, UInt8Array
 

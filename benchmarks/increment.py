@@ -26,11 +26,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fattr import storage
-from fattr.catalog import KNOWN_SCHEMA, REPLACED_SCHEMA
-from fattr.comparison import Comparison
-from fattr.increment import plan_increment
-from fattr.manifest import UriNames
-from fattr.runs import Run
+from fattr.increment.comparison import Comparison
+from fattr.increment.plan import plan_increment
+from fattr.published.catalog import KNOWN_SCHEMA, REPLACED_SCHEMA
+from fattr.runs.manifest import UriNames
+from fattr.runs.run import Run
 from fattr.storage import FileEntry
 
 NUM_RUNS = 10

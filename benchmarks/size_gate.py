@@ -25,14 +25,14 @@ import tyro
 
 from fattr import bundle as bundles
 from fattr.build import build_classifier, build_detector
+from fattr.commands.score_data import shared_attributes
 from fattr.config import EvaluateConfig
 from fattr.corruptions import CORRUPTIONS, with_face_px
 from fattr.datasets import read_dataset
 from fattr.detect import source as detectors
+from fattr.evaluation.robustness import evenly_spread, robustness_figures
 from fattr.metrics.robustness import suggested_gate
 from fattr.report.markdown import table
-from fattr.robustness import evenly_spread, robustness_figures
-from fattr.score_data import shared_attributes
 from fattr.stages import Model
 
 DROPS = (0.01, 0.02, 0.03, 0.05)  # accuracy lost, for which a gate is told

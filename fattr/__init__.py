@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 if TYPE_CHECKING:
-    from fattr.catalog import open_tables as open_tables
+    from fattr.published.catalog import open_tables as open_tables
 
 __version__ = "0.1.0"
 
@@ -17,7 +17,7 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for
     """What is exported, imported when it is first asked for: `import fattr` stays quick."""
     if name == "open_tables":
-        from fattr.catalog import open_tables
+        from fattr.published.catalog import open_tables
 
         return open_tables
     raise AttributeError(f"module 'fattr' has no attribute {name!r}")

@@ -25,7 +25,7 @@ from fattr.detect.backends import OnnxBackend, TorchBackend
 from fattr.detect.detector import Backend, FaceDetector
 from fattr.detect.source import DetectorSource
 from fattr.errors import UsageError
-from fattr.scoring import ScoredModel, ScoreFaces
+from fattr.evaluation.scoring import ScoredModel, ScoreFaces
 from fattr.stages import Annotate, Model
 
 GPU_BATCH_SIZE = 8

@@ -53,7 +53,7 @@ def _parse(config_type: type[Config], job: str, argv: Sequence[str]) -> Config:
 
 def _annotate(argv: Sequence[str]) -> int:
     config = _parse(AnnotateConfig, "annotate", argv)
-    from fattr.annotate_job import annotate
+    from fattr.commands.annotate import annotate
 
     return annotate(config)
 
@@ -65,49 +65,49 @@ def _with_output(argv: Sequence[str]) -> Sequence[str]:
 
 def _retry(argv: Sequence[str]) -> int:
     config = _parse(RetryConfig, "retry", _with_output(argv))
-    from fattr.annotate_job import retry
+    from fattr.commands.annotate import retry
 
     return retry(config)
 
 
 def _verify(argv: Sequence[str]) -> int:
     config = _parse(VerifyConfig, "verify", _with_output(argv))
-    from fattr.keeping_job import verify_output
+    from fattr.commands.keeping import verify_output
 
     return verify_output(config)
 
 
 def _forget(argv: Sequence[str]) -> int:
     config = _parse(ForgetConfig, "forget", _with_output(argv))
-    from fattr.keeping_job import forget_images
+    from fattr.commands.keeping import forget_images
 
     return forget_images(config)
 
 
 def _train(argv: Sequence[str]) -> int:
     config = _parse(TrainConfig, "train", argv)
-    from fattr.train_job import train
+    from fattr.commands.train import train
 
     return train(config)
 
 
 def _evaluate(argv: Sequence[str]) -> int:
     config = _parse(EvaluateConfig, "evaluate", argv)
-    from fattr.evaluate_job import evaluate
+    from fattr.commands.evaluate import evaluate
 
     return evaluate(config)
 
 
 def _calibrate(argv: Sequence[str]) -> int:
     config = _parse(CalibrateConfig, "calibrate", argv)
-    from fattr.calibrate_job import calibrate
+    from fattr.commands.calibrate import calibrate
 
     return calibrate(config)
 
 
 def _describe_data(argv: Sequence[str]) -> int:
     config = _parse(DescribeDataConfig, "describe-data", argv)
-    from fattr.describe_data_job import describe_data
+    from fattr.commands.describe_data import describe_data
 
     return describe_data(config)
 

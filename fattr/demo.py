@@ -25,12 +25,12 @@ from rich.markup import escape
 from rich.syntax import Syntax
 from rich.table import Table
 
-from fattr.annotate_job import annotate
 from fattr.build import choose_models
 from fattr.bundle import find
-from fattr.catalog import VIEWS, Tables, open_tables
+from fattr.commands.annotate import annotate
 from fattr.config import DEFAULT_MODELS, AnnotateConfig
 from fattr.errors import UsageError
+from fattr.published.catalog import VIEWS, Tables, open_tables
 from fattr.report.contact_sheet import contact_sheet, face_attributes, face_heading
 
 SENSITIVE = ("age", "perceived_gender_presentation")

@@ -8,11 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 
-from fattr import manifest, storage
-from fattr.parts import PartWriter
-from fattr.publish import count_work
+from fattr import storage
+from fattr.evaluation.scoring import ScoreFaces, read_labelled, samples_table
+from fattr.published.parts import PartWriter
+from fattr.published.publish import count_work
 from fattr.records import Sample
-from fattr.scoring import ScoreFaces, read_labelled, samples_table
+from fattr.runs import manifest
 from fattr.stages import Annotate, Fetch, ordered_map
 
 ROWS_PER_BATCH = 16

@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 from fattr import storage, tables
 from fattr.build import AnnotatePlan, plan_annotate
 from fattr.config import AnnotateConfig
-from fattr.manifest import MANIFEST_SCHEMA
-from fattr.runs import Run
+from fattr.runs.manifest import MANIFEST_SCHEMA
+from fattr.runs.run import Run
 from fattr.sizing import Sizing, size_for
 
 RUN_ID = "20261123T211700Z-3f9c1a"

@@ -133,7 +133,7 @@ def make_bundle_folder(tmp_path_factory) -> Callable[..., Path]:
     from fattr.classify.export import onnx_bytes, weights_bytes
     from fattr.classify.network import AttributeNet
     from fattr.crop import named_rule
-    from fattr.runinfo import versions
+    from fattr.runs.record import versions
 
     exported: dict[tuple[int, ...], bytes] = {}
 

@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 
 from fattr import storage, tables
 from fattr.attributes import Attribute, attribute
-from fattr.catalog import REPLACED_SCHEMA
-from fattr.manifest import image_id
-from fattr.publish import Published, publish
-from fattr.runs import Run
+from fattr.published.catalog import REPLACED_SCHEMA
+from fattr.published.publish import Published, publish
+from fattr.runs.manifest import image_id
+from fattr.runs.run import Run
 
 ATTRIBUTES = (attribute("smiling"), attribute("perceived_gender_presentation"))
 PLACE = {

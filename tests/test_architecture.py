@@ -22,31 +22,15 @@ LAYERS = (
     {"errors", "records"},  # words
     {"attributes", "config"},
     {"boxes", "images", "storage", "weights", "progress", "outputs"},  # tools
-    {"notify", "rewrite", "sizing", "timeline", "windows"},
-    {"audit", "globs", "inventory", "manifest", "parts", "runinfo", "scores", "tables"},
-    {"lease", "runs", "sources", "spool", "staging"},
+    {"notify", "sizing"},
+    {"runs", "sources", "tables"},
     {"detect", "crop", "corruptions", "classify", "datasets"},  # rooms
-    {"bundle", "labelled_crops", "metrics"},  # uses
-    {"forget", "publish", "take_up"},
-    {"catalog"},
-    {"comparison", "verify"},
-    {"evaluation", "increment", "recalibrate", "report", "requirements", "review"},
-    {"stages", "train"},
-    {"sandbox", "scoring", "split"},
-    {"robustness"},
+    {"bundle", "labelled_crops", "metrics", "published"},  # uses
+    {"increment", "report", "stages"},
+    {"evaluation", "sandbox", "train"},
     {"presets", "build"},  # assembly
-    {"train_data", "work"},
     {"local_engine", "on_ray"},  # engines
-    {"dry_run", "score_data"},
-    {"evaluate_review"},
-    {
-        "annotate_job",
-        "calibrate_job",
-        "describe_data_job",
-        "evaluate_job",
-        "keeping_job",
-        "train_job",
-    },
+    {"commands"},
     {"demo"},
     {"cli"},
 )
@@ -74,16 +58,16 @@ ONLY_HERE = {
     "pillow_heif": ("images.py",),
     "torch": ("detect/", "classify/", "train/", "build.py", "on_ray/train.py"),
     "torchvision": ("detect/", "classify/"),
-    "pandas": ("report/", "metrics/", "catalog.py"),
-    "duckdb": ("report/", "catalog.py", "comparison.py", "increment.py", "verify.py"),
-    "wcmatch": ("globs.py",),
+    "pandas": ("report/", "metrics/", "published/catalog.py"),
+    "duckdb": ("report/", "published/catalog.py", "published/verify.py", "increment/"),
+    "wcmatch": ("sources/globs.py",),
     "tyro": ("cli.py",),
     "skimage": ("demo.py",),
     "matplotlib": ("demo.py", "report/"),
     "h5py": ("datasets/lfwa.py",),
     "sklearn": ("classify/fit_calibration.py",),
     "scipy": ("classify/fit_calibration.py", "metrics/"),
-    "cleanlab": ("review.py",),
+    "cleanlab": ("evaluation/review.py",),
     "fairlearn": (),
     "retinaface": (),  # weights are read as bytes; the package that carries them is never run
     "jobs": (),
@@ -97,7 +81,7 @@ NEED_TORCH = re.compile(
     r"|classify\.(backbones|cost|export|imagenet|network|transforms)"
     r"|train\.(?!loss_settings|plan).+)"
 )
-NEED_RAY = re.compile(r"fattr\.(on_ray|on_ray\..+|train_job)")
+NEED_RAY = re.compile(r"fattr\.(on_ray|on_ray\..+|commands\.train)")
 
 MAX_FUNCTION_LINES = 60
 MAX_FILE_LINES = 450

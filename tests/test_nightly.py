@@ -17,8 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 
 import fattr
-from fattr import annotate_job, storage
+from fattr import storage
 from fattr.cli import run_job
+from fattr.commands import annotate as annotate_job
 from fattr.errors import RunError, UsageError
 
 NAMES = ("1-face.jpg", "2-faces.jpg", "coffee.png", "notes.txt")
@@ -344,7 +345,7 @@ def test_what_is_forgotten_is_gone_and_stays_away(room, tmp_path):
 
 
 def test_a_lock_held_by_a_living_run_is_respected(room):
-    from fattr.lease import hold_lease
+    from fattr.runs.lease import hold_lease
 
     with hold_lease(storage.canonical_uri(room.output)):
         refused = room.annotate()
@@ -413,7 +414,7 @@ def test_a_lost_lease_leaves_the_other_runs_files_alone(room, monkeypatch):
             raise RunError("another run took the lease")
 
     monkeypatch.setattr(annotate_job, "list_work", taken_over)
-    monkeypatch.setattr("fattr.lease.Lease.check", check)
+    monkeypatch.setattr("fattr.runs.lease.Lease.check", check)
     result = room.annotate()
     assert result.code == 3
     assert "another run took the lease" in result.err.splitlines()[-1]

@@ -17,8 +17,8 @@ from small_output import Photo, add_run
 import fattr
 from fattr import storage
 from fattr.attributes import attribute
-from fattr.catalog import write_views
-from fattr.runs import finished_runs
+from fattr.published.catalog import write_views
+from fattr.runs.run import finished_runs
 
 TEXT = (Path(__file__).parents[1] / "docs" / "queries.md").read_text()
 ATTRIBUTES = tuple(

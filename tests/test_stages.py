@@ -15,15 +15,16 @@ import pytest
 from PIL import Image
 from s3_server import Answer, canned_server
 
-from fattr import images, manifest, storage, tables
+from fattr import images, storage, tables
 from fattr.attributes import attribute
 from fattr.build import build_detector
 from fattr.classify.calibration import Calibration
 from fattr.config import DetectConfig
 from fattr.crop import crop_face, named_rule
 from fattr.detect import source as detectors
+from fattr.evaluation.split import DecodeRows, LabelRows
 from fattr.records import Detections, Status
-from fattr.split import DecodeRows, LabelRows
+from fattr.runs import manifest
 from fattr.stages import Annotate, Fetch, Model, by_bytes, mark_failed
 
 EYEGLASSES, SMILING = attribute("eyeglasses"), attribute("smiling")

@@ -11,13 +11,13 @@ from types import TracebackType
 import pyarrow as pa
 
 from fattr.build import AnnotatePlan, build_annotate
+from fattr.evaluation.split import DecodeRows, LabelRows
 from fattr.on_ray.ledger import Ledger
 from fattr.on_ray.mailbox import Sender
 from fattr.on_ray.metrics import StageMetrics
-from fattr.publish import count_work
+from fattr.published.publish import count_work
 from fattr.records import Status
 from fattr.sandbox import START_TIMEOUT_S, TRIES, Alarm, Build, Sandbox, try_row
-from fattr.split import DecodeRows, LabelRows
 from fattr.stages import Decode, Pulse, Stage, mark_failed
 
 

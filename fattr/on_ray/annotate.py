@@ -32,7 +32,7 @@ from fattr.on_ray.actor import AnnotateActor, DecodeActor, StageActor, builds
 from fattr.on_ray.checkpoint import count_checkpointed, drop_unrecorded
 from fattr.on_ray.ledger import Ledger
 from fattr.on_ray.mailbox import Sender, mailbox
-from fattr.runs import Run
+from fattr.runs.run import Run
 from fattr.sandbox import TRIES, Build
 from fattr.sizing import CLUSTER_ACTOR_CPUS, Sizing
 from fattr.stages import Fetch, by_bytes

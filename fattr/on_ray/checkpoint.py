@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from ray.data.checkpoint import CheckpointConfig
 
 from fattr import storage
-from fattr.runs import Run
+from fattr.runs.run import Run
 
 ID_COLUMN = "image_id"
 FILTER_OPERATOR = "CheckpointFilter"  # its name in a plan

@@ -7,7 +7,7 @@ import pyarrow.compute as pc
 from ray.util.metrics import Counter, Histogram
 
 from fattr import tables
-from fattr.publish import count_rows
+from fattr.published.publish import count_rows
 
 BOUNDARIES_S = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100]
 

@@ -11,9 +11,9 @@ import ray.data
 
 from fattr.build import ScorePlan, build_scoring
 from fattr.errors import RunError
+from fattr.evaluation.scoring import read_labelled, samples_table
 from fattr.on_ray.pool import in_actors, resources
 from fattr.records import Sample
-from fattr.scoring import read_labelled, samples_table
 from fattr.sizing import FETCH_CPUS, count_actors, rows_per_block
 from fattr.stages import Fetch
 

@@ -21,8 +21,8 @@ from duckdb import ColumnExpression, ConstantExpression, DuckDBPyRelation
 from PIL import Image, ImageDraw, ImageFont
 
 from fattr import images, storage
-from fattr.catalog import Tables, open_tables
 from fattr.errors import ImageError, StorageError, UsageError
+from fattr.published.catalog import Tables, open_tables
 from fattr.records import Status, UInt8Array
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont

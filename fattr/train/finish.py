@@ -18,7 +18,7 @@ from fattr.datasets import DatasetSplit
 from fattr.labelled_crops import LabelledCrops
 from fattr.metrics.attribute import attribute_metrics, macro
 from fattr.records import CropRule
-from fattr.runinfo import versions
+from fattr.runs.record import versions
 from fattr.train import checkpoint
 from fattr.train.loop import predict_logits
 from fattr.train.plan import TrainPlan

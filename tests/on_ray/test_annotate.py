@@ -16,7 +16,7 @@ from PIL import Image
 
 from fattr import storage
 from fattr.cli import run_job
-from fattr.runs import Run
+from fattr.runs.run import Run
 from fattr.stages import Fetch
 
 TIMEOUT_S = 240

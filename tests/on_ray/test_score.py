@@ -13,13 +13,13 @@ import pytest
 from fattr import bundle
 from fattr.attributes import attribute
 from fattr.build import ScorePlan, build_scoring
+from fattr.commands.score_data import score
 from fattr.config import DetectConfig
 from fattr.datasets.split import DatasetSplit
 from fattr.detect import source as detectors
 from fattr.errors import UsageError
 from fattr.local_engine import score_locally
 from fattr.records import Sample
-from fattr.score_data import score
 
 TIMEOUT_S = 240
 NAMES = ("1-face.jpg", "2-faces.jpg", "coffee.png", "1-face-tiny.png", "1-face-rotated.jpg")

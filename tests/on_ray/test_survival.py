@@ -21,7 +21,7 @@ from annotating import RUN_ID, annotate, plan_of, write_manifest
 from fattr.errors import RunError
 from fattr.on_ray.checkpoint import count_checkpointed
 from fattr.records import Status
-from fattr.runs import Run
+from fattr.runs.run import Run
 
 pytestmark = [
     pytest.mark.ray,

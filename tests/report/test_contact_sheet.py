@@ -16,11 +16,11 @@ from small_output import ATTRIBUTES, Photo, add_run, finish, put_manifest, put_p
 from fattr import storage
 from fattr.cli import run_job
 from fattr.errors import StorageError, UsageError
-from fattr.manifest import UriNames
-from fattr.publish import publish
+from fattr.published.publish import publish
 from fattr.report import contact_sheet as sheets
 from fattr.report.contact_sheet import Face, Tile
-from fattr.runs import Run
+from fattr.runs.manifest import UriNames
+from fattr.runs.run import Run
 
 NOISE = np.random.default_rng(0).integers(0, 256, (600, 800, 3), np.uint8)
 BOX = (200.0, 160.0, 400.0, 400.0)  # in NOISE; half of it in the picture

@@ -1,0 +1,1 @@
+"""One function per command, between the settings and the rooms."""

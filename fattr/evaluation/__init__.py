@@ -1,0 +1,1 @@
+"""A model against labelled faces: scores, figures, calibration, review."""

@@ -1,0 +1,1 @@
+"""What of a listing is still to do."""

@@ -1,0 +1,1 @@
+"""Runs of an output: their names, leases, records, manifests."""

@@ -1,0 +1,1 @@
+"""Where images are listed from: trees, prefixes, inventories; and which of them."""
