@@ -187,10 +187,14 @@ def _room(kind: str, resources: Resources, cpus_per_actor: float, *, is_tight: b
 
 
 def _default_range(kind: str, resources: Resources, room: int) -> tuple[int, int | None]:
-    """A local pool stays as it is; one of a cluster may shrink and grow with it."""
-    if resources.is_local or (kind == "cpu" and resources.cpus < CPUS_PER_FILTER):
+    """A local pool stays as it is; one of a cluster may shrink and grow with it.
+
+    Shrink it must be able to: a node that was just lost may still be counted, and actors for it as
+    well would leave a filter nowhere to start.
+    """
+    if resources.is_local:
         return max(1, room), max(1, room)
-    return 1, None
+    return 1, max(1, room) if kind == "cpu" and resources.cpus < CPUS_PER_FILTER else None
 
 
 def _num_filters(resources: Resources) -> int:

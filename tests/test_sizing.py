@@ -77,6 +77,12 @@ def test_a_local_pool_is_fixed_and_a_clusters_grows_with_it():
     assert (shared.min_actors, shared.max_actors) == (1, None)
 
 
+def test_a_small_clusters_pool_can_make_room_for_a_filter_when_a_node_is_lost():
+    """Sized for three nodes: two of them would hold nothing but actors that may not shrink."""
+    small = sized(cluster(6, nodes=3, is_local=False))
+    assert (small.min_actors, small.initial_actors, small.max_actors) == (1, 5, 5)
+
+
 def test_where_little_is_there_only_filters_hold_cpus():
     sizing = sized(cluster(2))
     assert (sizing.cpus_per_actor, sizing.fetch_cpus, sizing.io_cpus) == (0, 0, 0)

@@ -118,8 +118,9 @@ def _context(
     context.enable_progress_bars = False
     context.checkpoint_config = checkpoint.checkpoint_config(run, num_filters=sizing.num_filters)
     context.s3_try_create_dir = False
-    # The newer reader lists in a task of a whole CPU, which a filter may hold for ever.
-    context.use_datasource_v2 = sizing.io_cpus > 0
+    # The newer reader lists in a task of a whole CPU, which a filter may hold for ever, and reads
+    # footers in actors that end the run if their node is lost.
+    context.use_datasource_v2 = False
     # A block of nothing but images that hang moves nothing for long.
     worst_s = TRIES * sizing.rows_per_block * image_timeout_s
     context.execution_no_progress_timeout_s = STALLED_S + worst_s
