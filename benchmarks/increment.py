@@ -27,8 +27,8 @@ import pyarrow.compute as pc
 
 from fattr import storage
 from fattr.increment.comparison import Comparison
-from fattr.increment.plan import plan_increment
-from fattr.published.catalog import KNOWN_SCHEMA, REPLACED_SCHEMA
+from fattr.increment.plan import Done, Room, Wanted, plan_increment
+from fattr.published.catalog import KNOWN_SCHEMA
 from fattr.runs.manifest import UriNames
 from fattr.runs.run import Run
 from fattr.storage import FileEntry
@@ -56,12 +56,10 @@ def main() -> None:
         found = plan_increment(
             entries(args.rows, args.known, is_shuffled=args.shuffled),
             Run(storage.canonical_uri(folder), "20261123T211700Z-000000"),
-            known=known_rows(args.known) if args.known else None,
-            replaced=REPLACED_SCHEMA.empty_table(),
             names=UriNames(),
-            scratch=scratch,
-            scope=["s3://bucket"],
-            memory_limit_mb=args.memory_limit_mb,
+            done=Done(known=known_rows(args.known) if args.known else None),
+            wanted=Wanted(scope=["s3://bucket"]),
+            room=Room(scratch=scratch, memory_limit_mb=args.memory_limit_mb),
         )
     rest = Seconds(
         whole.wall - sum(took.wall for took in timed.values()),

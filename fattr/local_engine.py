@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import threading
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,9 +14,13 @@ from fattr import storage
 from fattr.evaluation.scoring import ScoreFaces, read_labelled, samples_table
 from fattr.published.parts import PartWriter
 from fattr.published.publish import count_work
+from fattr.published.suspects import GOT_THROUGH
 from fattr.records import Sample
 from fattr.runs import manifest
-from fattr.stages import Annotate, Fetch, ordered_map
+from fattr.sandbox import RaisedError, Suspicion, refuse_bug, try_row
+from fattr.stages import Annotate, Fetch, Stage, ordered_map
+
+log = logging.getLogger(__name__)
 
 ROWS_PER_BATCH = 16
 
@@ -31,18 +37,72 @@ def annotate_locally(
 ) -> None:
     """Manifest to staged rows in the order of the manifest.
 
-    An image that crashes or hangs its process ends this one: only the Ray engine outlives it.
+    An image that crashes or hangs its process ends this one: only the Ray engine outlives it. One
+    that raises is a row with status ``poison``.
+
+    Raises:
+        RunError: Many images raised the same, and none got through.
     """
-    fetch = Fetch(options=read_options)
+    fetch, stage = Fetch(options=read_options), Outliving(annotate)
 
     def run(batch: pa.RecordBatch) -> pa.Table:
-        return annotate(fetch(pa.Table.from_batches([batch])))
+        return stage(fetch(pa.Table.from_batches([batch])))
 
     batches = manifest.read_manifest(manifest_uri, ROWS_PER_BATCH)
     with ThreadPoolExecutor(num_threads) as pool, PartWriter(staging_uri, schema) as writer:
         for rows in ordered_map(run, batches, pool=pool, ahead=2 * num_threads):
             writer.write(rows)
             on_counts(count_work(rows))
+
+
+class Outliving:
+    """A stage whose images may raise: those of such a batch are then looked at one by one."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage, self._suspicion, self._lock = stage, Suspicion(), threading.Lock()
+        self._logged: set[str] = set()
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        """See the class; callable from several threads.
+
+        Raises:
+            RunError: Many images raised the same, and none got through.
+        """
+        made = self._at_once(rows)
+        if made is None:
+            return pa.concat_tables([self._alone(rows.slice(i, 1)) for i in range(rows.num_rows)])
+        self._clear_if_any(made)
+        return made
+
+    def _at_once(self, rows: pa.Table) -> pa.Table | None:
+        try:
+            return self._stage(rows)
+        except Exception:  # noqa: BLE001 -- it is raised again, image by image
+            return None
+
+    def _alone(self, row: pa.Table) -> pa.Table:
+        made = try_row(row, self._try, self._stage, self._raised)
+        self._clear_if_any(made)
+        return made
+
+    def _try(self, row: pa.Table) -> pa.Table:
+        try:
+            return self._stage(row)
+        except Exception as error:
+            raise RaisedError.of(error) from error
+
+    def _raised(self, error: RaisedError) -> None:
+        with self._lock:
+            num_raised = self._suspicion.raised(error.kind)
+            is_first = error.kind not in self._logged
+            self._logged.add(error.kind)
+        if is_first:
+            log.warning("an image raised what was not foreseen: please report it\n%s", error.trace)
+        refuse_bug(error.kind, num_raised)
+
+    def _clear_if_any(self, made: pa.Table) -> None:
+        if set(GOT_THROUGH).intersection(made.column("status").to_pylist()):
+            self._suspicion.clear()
 
 
 def score_locally(

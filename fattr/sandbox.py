@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+import traceback
+from collections import Counter
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import TypeAlias
@@ -21,6 +23,9 @@ Build: TypeAlias = Callable[[Pulse], Stage]
 
 TRIES = 2
 START_TIMEOUT_S = 600.0  # to load the networks in
+# So many images raise the same, and none gets through: it is the code. Fewer may be the odd files
+# of one folder; with more, which may each cost two child processes, it is told late.
+MAX_RAISED = 20
 _TIMES = {1: "once", 2: "twice"}
 
 
@@ -47,6 +52,60 @@ class ChildEndedError(RunError):
     """The child ended over a row; the message says how, as in ``was killed by signal 11``."""
 
 
+class RaisedError(ChildEndedError):
+    """The stage raised over the row, an exception of the type ``kind``."""
+
+    def __init__(self, kind: str, trace: str) -> None:
+        super().__init__(kind, trace)
+        self.kind, self.trace = kind, trace
+
+    def __str__(self) -> str:
+        return f"raised {self.kind}"
+
+    @classmethod
+    def of(cls, error: Exception) -> RaisedError:
+        """As told of the exception."""
+        return cls(type(error).__name__, "".join(traceback.format_exception(error)))
+
+
+class Suspicion:
+    """Whether what images raise is the fault of the code: as long as none got through, it may be.
+
+    Not to be used by several threads at once.
+    """
+
+    def __init__(self) -> None:
+        self._num_raised: Counter[str] = Counter()
+        self._is_cleared = False
+
+    def clear(self) -> None:
+        """An image got through."""
+        self._is_cleared = True
+
+    def raised(self, kind: str) -> int:
+        """An image raised it; how many have, and 0 where the code is cleared."""
+        self._num_raised[kind] += 1
+        return 0 if self._is_cleared else self._num_raised[kind]
+
+
+def refuse_bug(kind: str, num_raised: int) -> None:
+    """End a run whose code is at fault; ``num_raised`` is what ``Suspicion.raised`` told.
+
+    Raises:
+        RunError: ``MAX_RAISED`` images raised the same.
+    """
+    if num_raised >= MAX_RAISED:
+        raise bug_found(kind, num_raised)
+
+
+def bug_found(kind: str, num_raised: int) -> RunError:
+    """What ends a run in which images raised the same and none got through."""
+    return RunError(
+        f"{num_raised} images raised {kind} and none got through: expected of a bug or a broken"
+        " model, not of images; mend it, or leave them out by --exclude if they are all odd"
+    )
+
+
 class Sandbox:
     """``build(pulse)`` in a child process, which is started when it is needed and kept.
 
@@ -67,7 +126,8 @@ class Sandbox:
         """What the stage makes of the row.
 
         Raises:
-            ChildEndedError: the row ended the child.
+            RaisedError: the stage raised over the row.
+            ChildEndedError: the row ended the child otherwise.
             RunError: the child did not start.
         """
         if self._child is None:
@@ -79,9 +139,9 @@ class Sandbox:
             answer = connection.recv()
         except (EOFError, BrokenPipeError, ConnectionResetError):
             raise ChildEndedError(self._how_it_ended()) from None
-        if isinstance(answer, str):
+        if isinstance(answer, RaisedError):
             self.close()
-            raise ChildEndedError(f"raised {answer}")
+            raise answer
         return answer
 
     def close(self) -> None:
@@ -143,22 +203,51 @@ def _run(
         alarm()
         try:
             staged = stage(row)
-        except Exception as error:
-            connection.send(type(error).__name__)
-            raise
+        except Exception as error:  # noqa: BLE001 -- told to the parent, which raises it
+            connection.send(RaisedError.of(error))
+            return
         alarm.stop()
         connection.send(staged)
 
 
-def try_row(row: pa.Table, sandbox: Callable[[pa.Table], pa.Table], stage: Stage) -> pa.Table:
+def try_row(
+    row: pa.Table,
+    sandbox: Stage,
+    stage: Stage,
+    on_raised: Callable[[RaisedError], None] = lambda _: None,
+) -> pa.Table:
     """What the sandbox makes of a row; one with status ``poison`` if it ends the child each time.
 
-    ``stage`` is the same stage in this process, which never sees the bytes of such a row.
+    Args:
+        row: One.
+        sandbox: A ``Sandbox``, or what raises the same.
+        stage: The same stage in this process, which never sees the bytes of such a row.
+        on_raised: Told what was raised in the last try.
+
+    Raises:
+        RunError: what ``on_raised`` raises; or the stage raises even where there are no bytes.
     """
-    how = ""
+    ended = None
     for _ in range(TRIES):
         try:
             return sandbox(row)
         except ChildEndedError as err:
-            how = str(err)
-    return stage(mark_failed(row, Status.POISON, f"its process {how} {_TIMES[TRIES]}"))
+            ended = err
+    if isinstance(ended, RaisedError):
+        on_raised(ended)
+    return mark_poison(row, f"its process {ended} {_TIMES[TRIES]}", stage)
+
+
+def mark_poison(row: pa.Table, reason: str, stage: Stage) -> pa.Table:
+    """The row with status ``poison``.
+
+    Raises:
+        RunError: the stage raises even where there are no bytes.
+    """
+    try:
+        return stage(mark_failed(row, Status.POISON, reason))
+    except Exception as error:
+        raise RunError(
+            f"a row without an image raised {type(error).__name__}: expected of a bug or a broken"
+            " model only; mend it"
+        ) from error

@@ -10,6 +10,7 @@ import signal
 
 import pyarrow as pa
 
+from fattr import tables
 from fattr.on_ray import actor
 from fattr.stages import Pulse, Stage
 
@@ -45,6 +46,45 @@ class Poisoned:
             self._pulse()
             look_at(data)
         return self._stage(rows)
+
+
+class Unlabelled:
+    """Fetched rows to staged ones in which no image has a face; loads nothing."""
+
+    def __init__(self, attributes) -> None:
+        self._attributes = attributes
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        statuses = rows["fetch_status"].to_pylist()
+        nothing = [0] * rows.num_rows
+        made = dict.fromkeys(("num_faces", *tables.STAGE_SECONDS), nothing) | {
+            "status": ["no_face" if status == "ok" else status for status in statuses],
+            "reason": rows["fetch_reason"].combine_chunks(),
+            "width": [None] * rows.num_rows,
+            "height": [None] * rows.num_rows,
+            "faces": [[] for _ in nothing],
+        }
+        return tables.staged_table(rows, made, self._attributes)
+
+
+class Bug:
+    """Code that is broken: it raises whatever the image; or even where there is none."""
+
+    def __init__(self, attributes=(), *, even_without_bytes: bool = False) -> None:
+        self._stage, self._always = Unlabelled(attributes), even_without_bytes
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        if self._always or rows["image_bytes"].null_count < rows.num_rows:
+            raise ZeroDivisionError("a secret")
+        return self._stage(rows)
+
+
+def buggy_stage(plan, pulse: Pulse) -> Stage:
+    return Bug(plan.attributes)
+
+
+def fixed_stage(plan, pulse: Pulse) -> Stage:
+    return Unlabelled(plan.attributes)
 
 
 def annotate_stage(plan, pulse: Pulse) -> Stage:

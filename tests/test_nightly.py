@@ -203,6 +203,64 @@ def test_an_output_belongs_to_one_set_of_settings(room):
     assert room.files() == before
 
 
+def buggy(build: Callable[..., Callable]) -> Callable[..., Callable]:
+    """Models that are broken: they raise over whatever can be read."""
+
+    def build_buggy(*arguments: object) -> Callable:
+        stage = build(*arguments)
+
+        def label(rows):
+            if rows["image_bytes"].null_count < rows.num_rows:
+                raise ZeroDivisionError("a secret")
+            return stage(rows)
+
+        return label
+
+    return build_buggy
+
+
+def test_a_bug_that_all_images_meet_ends_the_run_and_not_the_images(room, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(annotate_job, "build_annotate", buggy(annotate_job.build_annotate))
+        met = room.annotate()
+    assert met.code == 3
+    last = met.err.splitlines()[-1]
+    assert "4 images raised ZeroDivisionError and none got through" in last
+    assert met.err.count("Traceback") == 1
+    (info,) = room.infos()
+    assert (info["exit_code"], info["error"]) == (3, last.removeprefix("fattr annotate: "))
+    with pytest.raises(UsageError):
+        fattr.open_tables(room.output)
+    assert room.annotate().code == 0
+    assert Counter(room.statuses().values()) == {"ok": 2, "no_face": 1, "unreadable": 1}
+    assert run("verify", room.output).code == 0
+
+
+def test_two_images_that_raise_may_be_odd_ones(room, monkeypatch):
+    monkeypatch.setattr(annotate_job, "build_annotate", buggy(annotate_job.build_annotate))
+    assert room.annotate("--limit", "2").code == 0
+    assert room.statuses() == {"1-face.jpg": "poison", "2-faces.jpg": "poison"}
+
+
+@pytest.mark.parametrize("step", ["list_work", "annotate_images", "publish_tables"])
+def test_a_bug_is_told_by_its_type_alone(room, tmp_path, monkeypatch, step):
+    told = tmp_path / "told.json"
+
+    def broken(*_: object) -> None:
+        raise KeyError("a secret")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(annotate_job, step, broken)
+        ended = room.annotate("--notify-command", f"tee {told}")
+    assert ended.code == 3
+    assert "KeyError: 'a secret'" in ended.err  # with its traceback, in the log alone
+    assert json.loads(told.read_text())["error"] == "a bug: KeyError"
+    assert json.loads(told.read_text())["exit_code"] == 3
+    assert b"a secret" not in b"".join(storage.read_bytes(uri) for uri in room.files())
+    assert room.annotate().code == 0
+    assert len(room.statuses()) == 4
+
+
 @pytest.mark.parametrize("step", ["annotate_images", "publish_tables", "finish"])
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_run_that_died_is_gone_on_with(room, step, when, monkeypatch):

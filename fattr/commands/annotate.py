@@ -24,15 +24,24 @@ from fattr.build import (
     settings_id,
     settings_of,
 )
+from fattr.commands.outcome import (
+    EXIT_DONE,
+    EXIT_LIMIT,
+    EXIT_UNFINISHED,
+    EXIT_USAGE,
+    failure,
+    failures_told,
+    tell,
+)
 from fattr.commands.work import Work, key_id, list_work, read_key, read_options
 from fattr.config import AnnotateConfig, RetryConfig
-from fattr.errors import FattrError, RunError, UsageError
+from fattr.errors import FattrError, UsageError
 from fattr.local_engine import annotate_locally
-from fattr.notify import check_notify, notify
+from fattr.notify import check_notify
 from fattr.progress import AnnotateBar, ListingBar
 from fattr.published import catalog
 from fattr.published.publish import publish
-from fattr.records import Status
+from fattr.published.suspects import GOT_THROUGH, find_bug
 from fattr.runs import manifest
 from fattr.runs.audit import who, write_audit
 from fattr.runs.lease import Lease, hold_lease
@@ -40,11 +49,10 @@ from fattr.runs.manifest import UriNames
 from fattr.runs.record import RunRecord, versions
 from fattr.runs.run import SUCCESS, Run
 from fattr.runs.take_up import Past, check_settings, read_past, take_up
+from fattr.sandbox import bug_found
 
 log = logging.getLogger(__name__)
 
-EXIT_DONE, EXIT_LIMIT, EXIT_USAGE, EXIT_UNFINISHED = 0, 1, 2, 3
-GOOD = {str(Status.OK), str(Status.NO_FACE)}
 SOURCE = {"images", "include", "exclude"}
 PRIVATE = {*SOURCE, "notify_url", "notify_command", "discard_unfinished", "dry_run"}
 
@@ -147,11 +155,11 @@ def carry_out(job: Job) -> int:
             log.warning("the store ignores conditional writes: start one run at a time")
         if "increment" not in record.content:
             list_images(job, run, record, past, entries, lease.check)
-        with failures_told(job, run, record, lease.check):
+        with failures_told(job.config, run, record, lease.check):
             annotate_images(job, run, record, lease.check)
             publish_tables(job, run, record, lease)
             code = finish(job, run, record, lease)
-    notify(summary_of(record), url=job.config.notify_url, command=job.config.notify_command)
+    tell(job.config, record)
     return code
 
 
@@ -195,41 +203,6 @@ def describe(job: Job) -> dict[str, Any]:
     }
 
 
-@contextmanager
-def failures_told(
-    job: Job, run: Run, record: RunRecord, check: Callable[[], None]
-) -> Iterator[None]:
-    """A failure as a line in ``run.json``, to whom it may concern, and to the caller."""
-    try:
-        yield
-    except (FattrError, OSError) as err:
-        problem = problem_of(err, run)
-        record.content |= failure(job, EXIT_UNFINISHED, problem)
-        try:
-            check()  # where the lease is lost, run.json is another's
-            record.note("failed")
-        except FattrError as unsaid:  # as when the disk is full: what made the run fail matters
-            log.warning("run.json could not be written: %s", unsaid)
-        notify(summary_of(record), url=job.config.notify_url, command=job.config.notify_command)
-        raise RunError(problem) from err
-
-
-def failure(job: Job, code: int, problem: str) -> dict[str, Any]:
-    """What is kept and told of it; under --hash-uris not its words, which may name an image."""
-    kept = "the log of the command says what" if job.config.hash_uris else problem
-    return {"exit_code": code, "error": kept}
-
-
-def problem_of(err: FattrError | OSError, run: Run) -> str:
-    """What went wrong and what to do, on one line."""
-    if isinstance(err, RunError):
-        return str(err)
-    said = str(err)
-    if isinstance(err, OSError):  # Arrow's own words may quote an endpoint
-        said = f"cannot write {run.output}: {err.strerror or type(err).__name__}"
-    return f"{said}; what is done is kept: mend that and run the same command again"
-
-
 def list_images(
     job: Job,
     run: Run,
@@ -238,7 +211,10 @@ def list_images(
     entries: Iterator[storage.FileEntry],
     check: Callable[[], None],
 ) -> None:
-    """Write the run's manifest; a run that cannot be listed leaves nothing behind."""
+    """Write the run's manifest; a run that cannot be listed leaves nothing behind.
+
+    How that ended is told to whom it may concern, too.
+    """
     try:
         with ListingBar() as bar:
 
@@ -246,15 +222,15 @@ def list_images(
                 check()
                 bar.advance(count)
 
-            found = list_work(job.work, run, past, entries, on_listed)
+            found = list_work(job.work, run, past, entries, on_listed, check)
         check()
         record.note("listed", increment=asdict(found), exit_code=None)
-    except (FattrError, OSError) as err:
+    except Exception as err:
+        code = EXIT_USAGE if isinstance(err, UsageError) else EXIT_UNFINISHED
+        record.content |= failure(job.config, code, err, run)
+        tell(job.config, record)
         check()  # where the lease is lost, the folder is another's
         storage.delete_tree(run.folder)
-        code = EXIT_USAGE if isinstance(err, UsageError) else EXIT_UNFINISHED
-        record.content |= failure(job, code, problem_of(err, run))
-        notify(summary_of(record), url=job.config.notify_url, command=job.config.notify_command)
         raise
     log.info("run %s: %s", run.run_id, found.describe())
 
@@ -283,6 +259,8 @@ def annotate_images(job: Job, run: Run, record: RunRecord, check: Callable[[], N
             )
     else:
         annotate_in_session(job, run, record, num_images, check)
+    if bug := find_bug(run.staging):
+        raise bug_found(*bug)
     record.note("annotated")
 
 
@@ -291,6 +269,7 @@ def annotate_in_session(
 ) -> None:
     """The Ray engine, sized for the cluster."""
     from fattr.on_ray.annotate import annotate_on_ray, count_checkpointed
+    from fattr.on_ray.checkpoint import forget_suspects
     from fattr.on_ray.pool import resources
     from fattr.on_ray.session import ray_session
     from fattr.sizing import describe as describe_sizing
@@ -308,6 +287,8 @@ def annotate_in_session(
         )
         for line in describe_sizing(sizing):
             log.info("%s", line)
+        if struck := forget_suspects(run):
+            log.info("%d files of images that may have met a bug are made again", struck)
         done = count_checkpointed(run)
         with watched(record, num_images, done, check) as on_counts:
             annotate_on_ray(
@@ -376,7 +357,7 @@ def finish(job: Job, run: Run, record: RunRecord, lease: Lease) -> int:
     if job.config.hash_uris:
         manifest.hide_uris(run.manifest)
     num_images = content["num_images"]
-    num_bad = num_images - sum(content["by_status"].get(status, 0) for status in GOOD)
+    num_bad = num_images - sum(content["by_status"].get(status, 0) for status in GOT_THROUGH)
     is_over = num_bad > job.config.max_bad_fraction * num_images
     code = EXIT_LIMIT if is_over else EXIT_DONE
     record.note("finished", exit_code=code, error=None, images_per_second=rate(record))
@@ -411,12 +392,6 @@ def audit_of(record: RunRecord) -> dict[str, Any]:
     counts = ("increment", "num_images", "num_faces", "by_status", "exit_code")
     said = {name: record.content[name] for name in (*names, *counts)}
     return {"who": who()} | said | {"sensitive": record.content["settings"]["sensitive"]}
-
-
-def summary_of(record: RunRecord) -> dict[str, Any]:
-    """What is told at the end."""
-    names = ("run_id", "started", "exit_code", "error", "seconds", "increment", "num_images")
-    return {name: record.content.get(name) for name in (*names, "num_faces", "by_status")}
 
 
 def say_done(run: Run, record: RunRecord) -> None:

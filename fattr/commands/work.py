@@ -14,7 +14,7 @@ from typing import Any
 from fattr import storage
 from fattr.config import AnnotateConfig
 from fattr.errors import StorageError, UsageError
-from fattr.increment.plan import Increment, plan_increment, plan_retry
+from fattr.increment.plan import Done, Increment, Room, Wanted, plan_increment, plan_retry
 from fattr.published import catalog
 from fattr.published.forget import forgotten_ids
 from fattr.runs.manifest import UriNames
@@ -25,7 +25,6 @@ from fattr.sources.source import complete_roots, is_listing, read_source
 from fattr.storage import FileEntry, ReadOptions
 
 MIN_KEY_BYTES = 16
-INCREMENT_MEMORY_MB = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,39 +133,41 @@ def list_work(
     past: Past,
     entries: Iterator[FileEntry],
     on_listed: Callable[[int], None],
+    check: Callable[[], None] = lambda: None,
 ) -> Increment:
     """Write the manifest of ``run``: what no finished run holds, or what it is to do again.
 
     Raises:
-        FattrError: Listing failed, or the manifest could not be written.
+        FattrError: Listing failed, or the manifest could not be written; or what ``check`` raised,
+            which is called often.
+        OSError: A file could not be written.
     """
     config = work.config
     output = past.finished[0].output if past.finished else run.output
-    known = catalog.known_images(output, past.finished) if past.finished else None
     replaced = catalog.replaced_rows(past.finished)
+    done = Done(
+        known=catalog.known_images(output, past.finished) if past.finished else None,
+        replaced=replaced.to_batches(batch_readahead=2, fragment_readahead=1),  # 100 MB less
+        forgotten=forgotten_ids(output),
+    )
     with tempfile.TemporaryDirectory(prefix="fattr-") as scratch:
+        room = Room(scratch=Path(scratch))
         if work.only:
-            return plan_retry(
-                run,
-                known=known,
-                replaced=replaced,
-                statuses=work.only,
-                forgotten=forgotten_ids(output),
-                scratch=Path(scratch),
-            )
-        return plan_increment(
-            entries,
-            run,
-            known=known,
-            replaced=replaced,
-            names=work.names,
+            return plan_retry(run, done=done, statuses=work.only, room=room, check=check)
+        wanted = Wanted(
             redo_all=config.all,
             retry_statuses=config.retry_statuses,
             limit=config.limit,
             scope=listed_in_full(work, past),
             is_meant=None if config.hash_uris else is_meant(config),
-            forgotten=forgotten_ids(output),
-            memory_limit_mb=INCREMENT_MEMORY_MB,
-            scratch=Path(scratch),
+        )
+        return plan_increment(
+            entries,
+            run,
+            names=work.names,
+            done=done,
+            wanted=wanted,
+            room=room,
             on_listed=on_listed,
+            check=check,
         )

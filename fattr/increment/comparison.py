@@ -35,10 +35,13 @@ class Comparison:
     Args:
         folder: Local, empty, and deleted by who made it.
         memory_limit_mb: Of DuckDB.
+        check: Called before each statement and each batch; what it raises ends the comparison.
     """
 
-    def __init__(self, folder: Path, *, memory_limit_mb: int) -> None:
-        self.folder = folder
+    def __init__(
+        self, folder: Path, *, memory_limit_mb: int, check: Callable[[], None] = lambda: None
+    ) -> None:
+        self.folder, self._check = folder, check
         threads = max(1, min(os.cpu_count() or 1, memory_limit_mb // _MB_PER_THREAD))
         self._connection = duckdb.connect(
             folder / "comparison.duckdb",
@@ -79,19 +82,23 @@ class Comparison:
         return self._listed
 
     def bring_known(
-        self, known: pa.RecordBatchReader | None, replaced: pa.Table, forgotten: pa.Table | None
+        self,
+        known: Iterable[pa.RecordBatch],
+        replaced: Iterable[pa.RecordBatch],
+        forgotten: pa.Table | None,
     ) -> None:
-        """Read the known rows to their end, and take what no longer counts."""
-        tables = (pa.Table.from_batches([batch]) for batch in known or ())
-        self._known = spool_tables(tables, KNOWN_SCHEMA, self._known.path)
+        """Read the known rows to their end, and what no longer counts."""
+        self._known = spool_tables(self._checked(known), KNOWN_SCHEMA, self._known.path)
         self._view_of("known_rows", self._known)
-        self._connection.register("replaced", replaced.select(REPLACED_SCHEMA.names))
+        path = self.folder / "outdated.parquet"
+        outdated = spool_tables(self._checked(replaced), REPLACED_SCHEMA, path)
+        self._view_of("outdated", outdated)
         ids = IDS.empty_table() if forgotten is None else forgotten.select(IDS.names)
         self._connection.register("forgotten", ids)
         self._has_past = bool(self._known.num_rows or ids.num_rows)
         self._run(
             "CREATE VIEW known AS SELECT * FROM known_rows"
-            + " ANTI JOIN replaced USING (run_id, image_id)" * bool(replaced.num_rows)
+            + " ANTI JOIN outdated USING (run_id, image_id)" * bool(outdated.num_rows)
         )
 
     # Comparing
@@ -171,7 +178,7 @@ class Comparison:
 
     def _all_listed(self, limit: int) -> Iterator[pa.Table]:
         """The listing as it is, where it is in order and nothing was done before."""
-        for found in read_spool(self._listed):
+        for found in self.kept(self._listed):
             rows = found[:limit]
             limit -= rows.num_rows
             if not rows.num_rows:
@@ -259,6 +266,12 @@ class Comparison:
         held = "SELECT image_id FROM new_images UNION ALL SELECT image_id FROM known_rows"
         return bool(self._rows(f"SELECT 1 FROM ({held}) WHERE image_id = {number} LIMIT 1"))
 
+    def kept(self, spool: Spool) -> Iterator[pa.Table]:
+        """The rows of a file in the folder, in the order kept, some at a time."""
+        for rows in read_spool(spool):
+            self._check()
+            yield rows
+
     # DuckDB
 
     def _view_of(self, name: str, spool: Spool) -> None:
@@ -267,7 +280,13 @@ class Comparison:
             f" FROM read_parquet({_text(str(spool.path))}, file_row_number = true)"
         )
 
+    def _checked(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+        for batch in batches:
+            self._check()
+            yield pa.Table.from_batches([batch])
+
     def _run(self, sql: str) -> None:
+        self._check()
         self._connection.execute(sql)
 
     def _rows(self, sql: str) -> list[Any]:
@@ -284,8 +303,8 @@ class Comparison:
         limit: int | None = None,
     ) -> Iterator[pa.Table]:
         relation = self._connection.sql(sql if limit is None else f"{sql} LIMIT {limit}")
-        for batch in relation.to_arrow_reader(ROWS_PER_BATCH):
-            yield pa.Table.from_batches([batch]).cast(schema)
+        for rows in self._checked(relation.to_arrow_reader(ROWS_PER_BATCH)):
+            yield rows.cast(schema)
 
 
 def _text(value: str) -> str:

@@ -15,11 +15,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from fattr import storage
 from fattr.errors import RunError, UsageError
 from fattr.increment.comparison import CHANGED, NEW, RETRIED, Comparison
-from fattr.increment.spool import spool_tables
+from fattr.increment.spool import Spool, spool_tables
 from fattr.published.catalog import KNOWN_SCHEMA, REPLACED, REPLACED_SCHEMA
+from fattr.published.parts import Part
 from fattr.runs.manifest import MANIFEST_SCHEMA, UriNames, write_manifest
 from fattr.runs.run import Run
 from fattr.storage import FileEntry
@@ -72,59 +72,93 @@ def _joined(*counts: tuple[int, str]) -> str:
     return ", ".join(f"{count:,} {what}" for count, what in counts if count)
 
 
-def plan_increment(  # noqa: PLR0913 -- all that can be asked of one night
-    entries: Iterable[FileEntry],
-    run: Run,
-    *,
-    known: pa.RecordBatchReader | None,
-    replaced: pa.Table,
-    names: UriNames,
-    scratch: Path,
-    redo_all: bool = False,
-    retry_statuses: Sequence[str] = (),
-    limit: int | None = None,
-    scope: Sequence[str] | None = None,
-    is_meant: Callable[[str], bool] | None = None,
-    forgotten: pa.Table | None = None,
-    memory_limit_mb: int = MEMORY_LIMIT_MB,
-    on_listed: Callable[[int], None] | None = None,
-) -> Increment:
-    """Write the manifest of ``run``, its ``replaced.parquet``, and ``deleted.parquet``.
-
-    To do is what is listed and has no row yet, or one with another etag (no etag on one side alone
-    is another one), or one whose status is in ``retry_statuses``. Of entries with the same URI the
-    first counts. An image that is done again keeps its id.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """What finished runs have done; ``known`` and ``replaced`` are read once, as streams.
 
     Args:
-        entries: Consumed as a stream; where nothing is known, no further than ``limit``.
-        run: Its folder holds no manifest yet.
         known: ``catalog.KNOWN_SCHEMA``, all rows of finished runs; None where there are none.
         replaced: ``catalog.REPLACED_SCHEMA``, those that no longer count; each image has one other.
-        names: How images are called in this OUTPUT.
-        scratch: Local folder with room for all rows that are listed or known.
+        forgotten: Has a column image_id: never to be done, nor reported, again.
+    """
+
+    known: Iterable[pa.RecordBatch] | None = None
+    replaced: Iterable[pa.RecordBatch] = ()
+    forgotten: pa.Table | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What of a listing is asked for, besides what is new or changed.
+
+    Args:
         redo_all: Do all that is listed.
         retry_statuses: Do images with these again.
         limit: Most images to do, in the order of their names.
         scope: Places below which the listing is complete, an empty text being everywhere: what is
             known there and not listed is reported as deleted. None reports nothing.
         is_meant: Which URIs in scope a listing gives; None is all.
-        forgotten: Has a column image_id: never to be done, nor reported, again.
-        memory_limit_mb: Of DuckDB, which takes most.
+    """
+
+    redo_all: bool = False
+    retry_statuses: Sequence[str] = ()
+    limit: int | None = None
+    scope: Sequence[str] | None = None
+    is_meant: Callable[[str], bool] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Room:
+    """Where the comparison works: a local folder that holds all that is listed or known."""
+
+    scratch: Path
+    memory_limit_mb: int = MEMORY_LIMIT_MB  # of DuckDB, which takes most
+
+
+def plan_increment(
+    entries: Iterable[FileEntry],
+    run: Run,
+    *,
+    names: UriNames,
+    done: Done,
+    wanted: Wanted,
+    room: Room,
+    on_listed: Callable[[int], None] | None = None,
+    check: Callable[[], None] = lambda: None,
+) -> Increment:
+    """Write the manifest of ``run``, its ``replaced.parquet``, and ``deleted.parquet``.
+
+    To do is what is listed and has no row yet, or one with another etag (no etag on one side alone
+    is another one), or one whose status is to be done again. Of entries with the same URI the first
+    counts. An image that is done again keeps its id.
+
+    Args:
+        entries: Consumed as a stream; where nothing is known, no further than the limit.
+        run: Its folder holds no manifest yet.
+        names: How images are called in this OUTPUT.
+        done: Before this run.
+        wanted: Of this run.
+        room: To work in.
         on_listed: Told how many entries more were listed, now and then.
+        check: Called at every step, and for every batch of one; what it raises ends the planning.
 
     Raises:
-        FattrError: From ``entries``, or a file could not be written, or no local disk is left.
+        FattrError: From ``entries`` or ``check``, or a file could not be written, or no local disk
+            is left.
+        OSError: A file could not be written.
     """
-    with _comparing(scratch, memory_limit_mb) as plan:
-        if known is None:
-            entries = itertools.islice(entries, limit)
+    with _comparing(room, check) as plan:
+        if done.known is None:
+            entries = itertools.islice(entries, wanted.limit)
         listed = plan.bring_listing(entries, names, on_listed)
-        plan.bring_known(known, replaced, forgotten)
+        plan.bring_known(done.known or (), done.replaced, done.forgotten)
         num_images, num_found = plan.compare(
-            redo_all=redo_all, retry_statuses=retry_statuses, with_gone=scope is not None
+            redo_all=wanted.redo_all,
+            retry_statuses=wanted.retry_statuses,
+            with_gone=wanted.scope is not None,
         )
-        written = _write(run, plan.rows_to_do(limit), plan.other_ids(names), plan.folder)
-        num_deleted = _write_deleted(run, plan, scope, is_meant)
+        written = _write(run, plan.rows_to_do(wanted.limit), plan.other_ids(names), plan)
+        num_deleted = _write_deleted(run, plan, wanted)
     return replace(
         written.increment(),
         num_listed=listed.num_rows,
@@ -137,13 +171,11 @@ def plan_increment(  # noqa: PLR0913 -- all that can be asked of one night
 def plan_retry(
     run: Run,
     *,
-    known: pa.RecordBatchReader | None,
-    replaced: pa.Table,
+    done: Done,
     statuses: Sequence[str],
-    scratch: Path,
+    room: Room,
     limit: int | None = None,
-    forgotten: pa.Table | None = None,
-    memory_limit_mb: int = MEMORY_LIMIT_MB,
+    check: Callable[[], None] = lambda: None,
 ) -> Increment:
     """Write the manifest of a run that does images with these statuses again, listing nothing.
 
@@ -153,11 +185,12 @@ def plan_retry(
         UsageError: The URIs are hashed: where the images lie is not known here.
         RunError: Out of local disk or memory.
         StorageError: A file could not be written.
+        OSError: The same.
     """
-    with _comparing(scratch, memory_limit_mb) as comparison:
-        comparison.bring_known(known, replaced, forgotten)
+    with _comparing(room, check) as comparison:
+        comparison.bring_known(done.known or (), done.replaced, done.forgotten)
         rows = _fetchable(comparison.rows_with_status(statuses, limit))
-        written = _write(run, rows, {}, comparison.folder)
+        written = _write(run, rows, {}, comparison)
     return written.increment()
 
 
@@ -172,14 +205,16 @@ def _fetchable(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
 
 
 @contextmanager
-def _comparing(scratch: Path, memory_limit_mb: int) -> Iterator[Comparison]:
-    with tempfile.TemporaryDirectory(prefix="increment-", dir=scratch) as folder:
+def _comparing(room: Room, check: Callable[[], None]) -> Iterator[Comparison]:
+    with tempfile.TemporaryDirectory(prefix="increment-", dir=room.scratch) as folder:
         try:
-            with Comparison(Path(folder), memory_limit_mb=memory_limit_mb) as comparison:
+            with Comparison(
+                Path(folder), memory_limit_mb=room.memory_limit_mb, check=check
+            ) as comparison:
                 yield comparison
         except duckdb.OperationalError as error:
             raise RunError(
-                f"what is listed could not be compared with what is done in {scratch}:"
+                f"what is listed could not be compared with what is done in {room.scratch}:"
                 f" {str(error).splitlines()[0]}; free disk space there, or set TMPDIR to a larger"
                 " disk"
             ) from error
@@ -229,31 +264,36 @@ class _Tally:
 
 
 def _write(
-    run: Run, tables: Iterable[pa.Table], other_ids: Mapping[str, int], folder: Path
+    run: Run,
+    tables: Iterable[pa.Table],
+    other_ids: Mapping[str, int],
+    comparison: Comparison,
 ) -> _Tally:
     """The manifest and ``replaced.parquet``, of rows to do in the order of image_uri."""
-    path = folder / REPLACED
-    with pq.ParquetWriter(path, REPLACED_SCHEMA, compression="zstd") as writer:
+    path = comparison.folder / REPLACED
+    with pq.ParquetWriter(path, REPLACED_SCHEMA, compression="lz4") as writer:
         tally = _Tally(writer)
         write_manifest(tally.manifest_rows(tables, other_ids), run.manifest)
-    storage.write_bytes(run.file(REPLACED), path.read_bytes())
+    # Not written there at once: a stream to S3 must end within one life of its credentials.
+    _write_file(run.file(REPLACED), comparison.kept(Spool(path, 0)), REPLACED_SCHEMA)
     return tally
 
 
-def _write_deleted(
-    run: Run,
-    comparison: Comparison,
-    scope: Sequence[str] | None,
-    is_meant: Callable[[str], bool] | None,
-) -> int:
+def _write_deleted(run: Run, comparison: Comparison, wanted: Wanted) -> int:
     """``deleted.parquet``, if there is a scope; how many rows it has."""
-    if scope is None:
+    if wanted.scope is None:
         return 0
     path = comparison.folder / DELETED
-    rows = comparison.gone(scope, DELETED_SCHEMA)
-    spool = spool_tables((_meant(found, is_meant) for found in rows), DELETED_SCHEMA, path)
-    storage.write_bytes(run.file(DELETED), path.read_bytes())
+    rows = (_meant(r, wanted.is_meant) for r in comparison.gone(wanted.scope, DELETED_SCHEMA))
+    spool = spool_tables(rows, DELETED_SCHEMA, path)
+    _write_file(run.file(DELETED), comparison.kept(spool), DELETED_SCHEMA)
     return spool.num_rows
+
+
+def _write_file(uri: str, tables: Iterable[pa.Table], schema: pa.Schema) -> None:
+    with Part(uri, schema) as part:
+        for rows in tables:
+            part.write(rows.cast(schema))
 
 
 def _meant(rows: pa.Table, is_meant: Callable[[str], bool] | None) -> pa.Table:

@@ -7,8 +7,10 @@ import os
 import traceback
 from contextlib import closing
 from types import TracebackType
+from typing import ClassVar
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from fattr.build import AnnotatePlan, build_annotate
 from fattr.evaluation.split import DecodeRows, LabelRows
@@ -16,9 +18,9 @@ from fattr.on_ray.ledger import Ledger
 from fattr.on_ray.mailbox import Sender
 from fattr.on_ray.metrics import StageMetrics
 from fattr.published.publish import count_work
-from fattr.records import Status
-from fattr.sandbox import START_TIMEOUT_S, TRIES, Alarm, Build, Sandbox, try_row
-from fattr.stages import Decode, Pulse, Stage, mark_failed
+from fattr.published.suspects import GOT_THROUGH
+from fattr.sandbox import START_TIMEOUT_S, TRIES, Alarm, Build, Sandbox, mark_poison, try_row
+from fattr.stages import Decode, Pulse, Stage
 
 
 def annotate_stage(plan: AnnotatePlan, pulse: Pulse, *, decode_threads: int = 0) -> Stage:
@@ -49,7 +51,8 @@ class StageActor:
     again; the ledger knows, and from then on the block's images go one by one through a sandbox.
     An image that ends its process there too becomes a row with status ``poison``. Should this
     process end while it waits for the sandbox (out of memory, a node that is lost), the ledger
-    knows the image, and does not let it begin more often than the sandbox would.
+    knows the image, and does not let it begin more often than the sandbox would. It also knows of
+    all actors whether an image got through: if none did and many raised the same, the run ends.
 
     Args:
         build: See ``Sandbox``.
@@ -60,11 +63,15 @@ class StageActor:
         RunError: loading the networks ended the process a few times.
     """
 
+    # The column that tells which rows got through, and what it says of them.
+    got_through: ClassVar[tuple[str, tuple[str, ...]]] = ("status", GOT_THROUGH)
+
     def __init__(self, build: Build, ledger: Ledger, image_timeout_s: float) -> None:
         self._build, self._ledger, self._image_timeout_s = build, ledger, image_timeout_s
         key = ledger.begin_start()
         Alarm(START_TIMEOUT_S)()
         self._alarm = Alarm(image_timeout_s)
+        self._has_cleared = False
         self._stage = build(self._alarm)
         self._alarm.stop()
         ledger.end(key)
@@ -77,6 +84,7 @@ class StageActor:
         if self._ledger.begin(block) == 1:
             with _EndingOnError():
                 made = self._run(rows)
+            self._clear_if_any(made)
         else:
             made = self._one_by_one(rows)
         self._ledger.end(block)
@@ -94,14 +102,23 @@ class StageActor:
         return pa.concat_tables(parts)
 
     def _with_care(self, row: pa.Table, sandbox: Sandbox) -> pa.Table:
-        image = f"{type(self).__name__} image {row['image_id'][0]}"
+        stage = type(self).__name__
+        image = f"{stage} image {row['image_id'][0]}"
         if self._ledger.begin(image) > TRIES:
             why = "the process that waited for it was killed twice"
-            made = self._run(mark_failed(row, Status.POISON, why))
+            made = mark_poison(row, why, self._run)
         else:
-            made = try_row(row, sandbox, self._run)
+            made = try_row(row, sandbox, self._run, functools.partial(self._ledger.raised, stage))
+            self._clear_if_any(made)
         self._ledger.end(image)
         return made
+
+    def _clear_if_any(self, made: pa.Table) -> None:
+        """Tell the ledger, once, that a row got through."""
+        name, values = self.got_through
+        if not self._has_cleared and pc.any(pc.is_in(made[name], pa.array(values))).as_py():
+            self._ledger.clear(type(self).__name__)
+            self._has_cleared = True
 
 
 class AnnotateActor(StageActor):
@@ -124,6 +141,8 @@ class AnnotateActor(StageActor):
 
 class DecodeActor(StageActor):
     """Decodes for others."""
+
+    got_through = ("decode_status", ("",))
 
 
 class _EndingOnError:

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import logging
+from collections import Counter, defaultdict
 from typing import Any
 
 import ray
 
 from fattr.errors import RunError
-from fattr.on_ray.mailbox import beside_driver
+from fattr.on_ray.mailbox import TAKE_TIMEOUT_S, beside_driver
+from fattr.sandbox import RaisedError, Suspicion, refuse_bug
+
+log = logging.getLogger(__name__)
 
 MAX_STARTS = 3
 
 
 class _Counts:
-    """How often each thing was begun since it was last ended."""
+    """How often each thing was begun since it was last ended, and what images raised where."""
 
     def __init__(self) -> None:
         self._begun: Counter[str] = Counter()
+        self._suspicions: defaultdict[str, Suspicion] = defaultdict(Suspicion)
+        self._traces: dict[str, str] = {}
 
     def begin(self, key: str) -> int:
         self._begun[key] += 1
@@ -25,6 +31,16 @@ class _Counts:
 
     def end(self, key: str) -> None:
         self._begun.pop(key, None)
+
+    def clear(self, stage: str) -> None:
+        self._suspicions[stage].clear()
+
+    def raised(self, stage: str, kind: str, trace: str) -> int:
+        self._traces.setdefault(kind, trace)
+        return self._suspicions[stage].raised(kind)
+
+    def traces(self) -> list[str]:
+        return list(self._traces.values())
 
 
 class Ledger:
@@ -54,7 +70,25 @@ class Ledger:
             )
         return key
 
+    def clear(self, stage: str) -> None:
+        """An image got through a stage."""
+        self._counts.clear.remote(stage)
+
+    def raised(self, stage: str, error: RaisedError) -> None:
+        """An image raised in a stage.
+
+        Raises:
+            RunError: many did, and none got through the stage.
+        """
+        asked = self._counts.raised.remote(stage, error.kind, error.trace)
+        refuse_bug(error.kind, int(ray.get(asked)))
+
     def close(self) -> None:
-        """No more of it is needed."""
+        """No more of it is needed; log the first traceback of each kind of exception."""
         actor: Any = self._counts
+        try:
+            for trace in ray.get(actor.traces.remote(), timeout=TAKE_TIMEOUT_S):
+                log.warning("an image raised what was not foreseen: please report it\n%s", trace)
+        except ray.exceptions.RayError:
+            log.warning("what images raised, if any did, is in the logs of Ray's workers alone")
         ray.kill(actor)

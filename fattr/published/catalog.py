@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -90,11 +89,18 @@ def _known_batches(output: str, runs: Sequence[Run]) -> Iterator[pa.RecordBatch]
                 yield from rows.append_column("run_id", run_ids).cast(KNOWN_SCHEMA).to_batches()
 
 
-def replaced_rows(runs: Sequence[Run]) -> pa.Table:
-    """The rows that these runs replaced, as (run_id, image_id): they are no longer to be seen."""
-    with ThreadPoolExecutor(_NUM_PARALLEL) as pool:
-        found = list(pool.map(lambda run: list(replaced_batches(run)), runs))
-    return pa.concat_tables([REPLACED_SCHEMA.empty_table(), *itertools.chain(*found)])
+def replaced_rows(runs: Sequence[Run]) -> ds.Dataset:
+    """The rows that these runs replaced, as (run_id, image_id): they are no longer to be seen.
+
+    Read lazily: after many runs over all images there are many times as many as images.
+    """
+    uris = [run.file(REPLACED) for run in _replacing(runs)]
+    if not uris:
+        return ds.dataset(REPLACED_SCHEMA.empty_table())
+    files = storage.filesystem(uris[0])[0]
+    parquet = ds.ParquetFileFormat()
+    parts = [parquet.make_fragment(storage.filesystem(uri)[1], files) for uri in uris]
+    return ds.FileSystemDataset(parts, REPLACED_SCHEMA, parquet, files)
 
 
 def replaced_batches(run: Run) -> Iterator[pa.Table]:
@@ -105,8 +111,20 @@ def replaced_batches(run: Run) -> Iterator[pa.Table]:
             yield rows.cast(REPLACED_SCHEMA)
 
 
+def _replacing(runs: Sequence[Run]) -> list[Run]:
+    """Those of the runs that replaced rows."""
+    with ThreadPoolExecutor(_NUM_PARALLEL) as pool:
+        found = pool.map(_has_replaced, runs)
+        return [run for run, has in zip(runs, found, strict=True) if has]
+
+
 def _has_replaced(run: Run) -> bool:
-    return any(rows.num_rows for rows in replaced_batches(run))
+    uri = run.file(REPLACED)
+    if not storage.exists(uri):
+        return False
+    files, path = storage.filesystem(uri)
+    with files.open_input_file(path) as file:
+        return bool(pq.read_metadata(file).num_rows)
 
 
 def dataset_of(table: str, published: Iterable[RunFiles]) -> ds.Dataset:
@@ -179,7 +197,7 @@ class Tables:
     needs. Use one from one thread at a time.
     """
 
-    def __init__(self, output: str, published: Sequence[RunFiles], replaced: pa.Table) -> None:
+    def __init__(self, output: str, published: Sequence[RunFiles], replaced: ds.Dataset) -> None:
         self.output = output
         self.runs = tuple(one.run.run_id for one in published)
         self._connection = duckdb.connect()
@@ -189,7 +207,7 @@ class Tables:
             rows = dataset_of(name, published)
             self._schemas[name] = rows.schema
             self._connection.register(f"_{name}", rows)
-            seen = newest_rows(f"_{name}", "_replaced" if replaced.num_rows else None)
+            seen = newest_rows(f"_{name}", "_replaced" if replaced.count_rows() else None)
             self._connection.execute(f"CREATE VIEW {name} AS {seen}")
 
     @property
@@ -272,9 +290,7 @@ def write_views(output: str, runs: Sequence[Run]) -> None:
         StorageError: Something could not be read or written.
     """
     published = list_published(runs)
-    with ThreadPoolExecutor(_NUM_PARALLEL) as pool:
-        has_replaced = list(pool.map(_has_replaced, runs))
-    replaced = [run for run, has in zip(runs, has_replaced, strict=True) if has]
+    replaced = _replacing(runs)
     lines = [
         f"-- The tables of {len(runs)} finished runs, the newest row of each image.",
         "-- duckdb -init views.sql",

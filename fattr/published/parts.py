@@ -28,7 +28,7 @@ class PartWriter:
     ) -> None:
         self._folder_uri, self._schema, self._rows_per_part = folder_uri, schema, rows_per_part
         self._num_parts = self._rows = 0
-        self._part: _Part | None = None
+        self._part: Part | None = None
 
     def __enter__(self) -> PartWriter:
         return self
@@ -52,7 +52,7 @@ class PartWriter:
 
     def _open(self) -> None:
         name = f"part-{self._num_parts:05d}.parquet"
-        self._part = _Part(storage.join(self._folder_uri, name), self._schema)
+        self._part = Part(storage.join(self._folder_uri, name), self._schema)
         self._num_parts, self._rows = self._num_parts + 1, 0
 
     def _close(self) -> None:
@@ -61,8 +61,11 @@ class PartWriter:
             self._part = None
 
 
-class _Part:
-    """One file. S3 shows an object once its upload is complete; local files are renamed last."""
+class Part:
+    """One file, written as a stream; with ``with``, it is there at the block's end, or not at all.
+
+    S3 shows an object once its upload is complete; local files are renamed last.
+    """
 
     def __init__(self, uri: str, schema: pa.Schema) -> None:
         self._files, self._path = storage.filesystem(uri)
@@ -77,7 +80,17 @@ class _Part:
         self._held: list[pa.Table] = []
         self._num_held = 0
 
+    def __enter__(self) -> Part:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abandon()
+
     def write(self, table: pa.Table) -> None:
+        """Append rows of the schema."""
         if not table.schema.equals(self._schema):
             raise ValueError(f"rows of the schema {self._schema.names} expected: {table.schema}")
         self._held.append(table)
@@ -86,6 +99,7 @@ class _Part:
             self._flush()
 
     def close(self) -> None:
+        """All is written: show it."""
         try:
             self._flush()
             self._writer.close()
@@ -97,6 +111,7 @@ class _Part:
             self._files.move(self._temporary, self._path)
 
     def abandon(self) -> None:
+        """Leave nothing behind."""
         if self._temporary != self._path:
             self._files.delete_file(self._temporary)
             return

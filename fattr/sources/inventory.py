@@ -93,12 +93,12 @@ def _read_manifest(uri: str, options: storage.ReadOptions | None) -> Inventory:
             _bucket_name(said["destinationBucket"]),
             str(said["fileFormat"]),
             tuple(_plain(name) for name in said["fileSchema"].split(",")),
-            tuple(DataFile(f["key"], f.get("MD5checksum") or "") for f in said["files"]),
+            tuple(map(_data_file, said["files"])),
         )
-    except (ValueError, LookupError, TypeError, AttributeError):
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise UsageError(
-            f"{uri} is not the manifest.json of an S3 Inventory; name a folder, a prefix, or a"
-            " .txt, .csv or .parquet file of URIs"
+            f"{uri} is not the manifest.json of an S3 Inventory, as which a file called .json is"
+            " read; name a folder, a prefix, or a .txt, .csv or .parquet file of URIs"
         ) from None
     if inventory.file_format not in _FORMATS:
         raise UsageError(
@@ -106,6 +106,18 @@ def _read_manifest(uri: str, options: storage.ReadOptions | None) -> Inventory:
             " change the format of the inventory configuration"
         )
     return inventory
+
+
+def _data_file(said: dict[str, Any]) -> DataFile:
+    """A file as the manifest tells it.
+
+    Raises:
+        TypeError: Key or checksum are no text.
+    """
+    key, md5 = said["key"], said.get("MD5checksum") or ""
+    if not (isinstance(key, str) and isinstance(md5, str)):
+        raise TypeError(f"text expected, got {key!r} and {md5!r}")
+    return DataFile(key, md5)
 
 
 def _unlimited(options: storage.ReadOptions | None) -> storage.ReadOptions | None:

@@ -13,8 +13,16 @@ import pytest
 
 from fattr import storage
 from fattr.errors import RunError, StorageError, UsageError
-from fattr.increment.plan import DELETED_SCHEMA, Increment, plan_increment, plan_retry
-from fattr.published.catalog import KNOWN_SCHEMA, REPLACED_SCHEMA
+from fattr.increment.plan import (
+    DELETED_SCHEMA,
+    Done,
+    Increment,
+    Room,
+    Wanted,
+    plan_increment,
+    plan_retry,
+)
+from fattr.published.catalog import KNOWN_SCHEMA, REPLACED_SCHEMA, replaced_rows
 from fattr.runs.manifest import MANIFEST_SCHEMA, UriNames, image_id, read_manifest
 from fattr.runs.run import Run
 from fattr.storage import FileEntry
@@ -48,9 +56,9 @@ def reader(rows: Sequence[Row], *, batch_rows: int = 3) -> pa.RecordBatchReader:
     )
 
 
-def pairs(rows: Sequence[Row]) -> pa.Table:
+def pairs(rows: Sequence[Row]) -> list[pa.RecordBatch]:
     found = {"run_id": [r.run_id for r in rows], "image_id": [r.image_id for r in rows]}
-    return pa.table(found, schema=REPLACED_SCHEMA)
+    return pa.table(found, schema=REPLACED_SCHEMA).to_batches(max_chunksize=3)
 
 
 def ids(rows: Sequence[Row]) -> pa.Table:
@@ -65,27 +73,40 @@ class Planner:
         self.scratch.mkdir()
         self.run = Run(output or storage.canonical_uri(str(folder / "output")), NEXT_RUN)
 
-    def increment(self, entries, known=None, replaced=(), names=NAMES, **options) -> Increment:
+    def room(self, memory_limit_mb=256) -> Room:
+        return Room(scratch=self.scratch, memory_limit_mb=memory_limit_mb)
+
+    def increment(
+        self,
+        entries,
+        known=None,
+        replaced=(),
+        *,
+        names=NAMES,
+        forgotten=None,
+        check=lambda: None,
+        on_listed=None,
+        **wanted,
+    ) -> Increment:
+        done = Done(
+            known=None if known is None else reader(known),
+            replaced=pairs(replaced),
+            forgotten=forgotten,
+        )
         return plan_increment(
             entries,
             self.run,
-            known=None if known is None else reader(known),
-            replaced=pairs(replaced),
             names=names,
-            scratch=self.scratch,
-            memory_limit_mb=256,
-            **options,
+            done=done,
+            wanted=Wanted(**wanted),
+            room=self.room(),
+            on_listed=on_listed,
+            check=check,
         )
 
-    def retry(self, statuses, known, replaced=(), **options) -> Increment:
-        return plan_retry(
-            self.run,
-            known=reader(known),
-            replaced=pairs(replaced),
-            statuses=statuses,
-            scratch=self.scratch,
-            **options,
-        )
+    def retry(self, statuses, known, replaced=(), *, forgotten=None, **options) -> Increment:
+        done = Done(known=reader(known), replaced=pairs(replaced), forgotten=forgotten)
+        return plan_retry(self.run, done=done, statuses=statuses, room=self.room(), **options)
 
     def table(self, name: str) -> pa.Table:
         return pq.read_table(pa.BufferReader(storage.read_bytes(self.run.file(name))))
@@ -466,6 +487,20 @@ def test_hashed_names_cannot_be_fetched(planner):
         planner.retry(["timeout"], known)
 
 
+def test_what_many_images_replace_is_streamed(planner_anywhere):
+    """Many batches and row groups, in order; and read again as it was written."""
+    planner = planner_anywhere
+    uris = sorted(f"s3://b/{n}" for n in range(70_000))
+    known = [row(uri, run_id=RUN_IDS[n % 3]) for n, uri in enumerate(uris)]
+    found = planner.increment([FileEntry(uri, 7, "e0") for uri in uris], known, redo_all=True)
+    expected = [(RUN_IDS[n % 3], image_id(uri)) for n, uri in enumerate(uris)]
+    assert (found.num_retried, planner.replaced) == (len(uris), expected)
+    files, path = storage.filesystem(planner.run.file("replaced.parquet"))
+    assert pq.read_metadata(path, filesystem=files).num_row_groups > 1
+    rows = replaced_rows([planner.run]).to_batches(batch_readahead=1, fragment_readahead=1)
+    assert [tuple(r.values()) for batch in rows for r in batch.to_pylist()] == expected
+
+
 # Failing
 
 
@@ -492,10 +527,10 @@ def test_known_rows_that_cannot_be_read(planner):
         plan_increment(
             [FileEntry("s3://b/a")],
             planner.run,
-            known=known,
-            replaced=pairs([]),
             names=NAMES,
-            scratch=planner.scratch,
+            done=Done(known=known),
+            wanted=Wanted(),
+            room=planner.room(),
         )
 
 
@@ -506,9 +541,69 @@ def test_no_room(planner, monkeypatch):
         plan_increment(
             rows,
             planner.run,
-            known=reader([row("s3://b/a")]),
-            replaced=pairs([]),
             names=NAMES,
-            scratch=planner.scratch,
-            memory_limit_mb=1,
+            done=Done(known=reader([row("s3://b/a")])),
+            wanted=Wanted(),
+            room=planner.room(memory_limit_mb=1),
         )
+
+
+class Check:
+    """Counts calls, and says at one of them that the lease is lost."""
+
+    def __init__(self, lost_at: int | None = None) -> None:
+        self.num_calls, self._lost_at = 0, lost_at
+
+    def __call__(self) -> None:
+        self.num_calls += 1
+        if self.num_calls == self._lost_at:
+            raise RunError("the lease was lost")
+
+
+LISTED = [FileEntry(f"s3://b/{n}", 1, "new") for n in range(9)]
+KNOWN = [row(f"s3://b/{n}") for n in range(3, 20)]
+
+
+def test_a_lost_lease_ends_each_step_of_the_planning(planner):
+    calm, steps = Check(), []
+    planner.increment(
+        LISTED, KNOWN, KNOWN[:2], scope=["s3://b"], check=calm, on_listed=steps.append
+    )
+    assert calm.num_calls > 12  # batches known and replaced, statements, and what is written
+    for number in range(1, calm.num_calls + 1):
+        storage.delete_tree(planner.run.folder)
+        with pytest.raises(RunError, match="the lease was lost"):
+            planner.increment(LISTED, KNOWN, KNOWN[:2], scope=["s3://b"], check=Check(number))
+        assert list(planner.scratch.iterdir()) == []
+        assert not [e for e in storage.list_tree(planner.run.folder) if "/." in e.uri]
+    deleted = storage.exists(planner.run.file("deleted.parquet"))
+    assert not deleted  # the last check is before it is there
+
+
+def test_a_lost_lease_ends_a_long_comparison_within_a_batch(planner):
+    """Known rows are read for minutes: the check comes with each batch of them."""
+    check = Check(5)
+    read = []
+
+    def batches():
+        for number in range(100):
+            read.append(number)
+            yield from reader([row(f"s3://b/{number}")])
+
+    with pytest.raises(RunError, match="the lease was lost"):
+        plan_increment(
+            LISTED,
+            planner.run,
+            names=NAMES,
+            done=Done(known=batches()),
+            wanted=Wanted(),
+            room=planner.room(),
+            check=check,
+        )
+    assert len(read) < 5
+
+
+def test_a_lost_lease_ends_a_retry(planner):
+    with pytest.raises(RunError, match="the lease was lost"):
+        planner.retry(["ok"], KNOWN, check=Check(2))
+    assert list(storage.list_tree(planner.run.folder)) == []

@@ -180,10 +180,10 @@ def test_known_images_are_all_rows_of_the_runs_streamed(output, runs):
 
 
 def test_replaced_rows(output, runs):
-    found = replaced_rows(runs)
+    found = replaced_rows(runs).to_table()
     assert found.schema.equals(REPLACED_SCHEMA)
     assert found.to_pylist() == [{"run_id": FIRST, "image_id": Photo("s3://p/b.jpg").image_id}]
-    assert replaced_rows([]).num_rows == 0
+    assert replaced_rows([]).count_rows() == 0
 
 
 def test_many_random_runs_agree_with_a_dictionary(tmp_path):

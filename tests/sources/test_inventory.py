@@ -281,7 +281,23 @@ def test_checksums_may_be_missing(tmp_path):
     assert list(read_inventory(replace(CSV, sums=dict.fromkeys(CSV.files, "")).put(str(tmp_path))))
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"sourceBucket": 1}', "\xff", "null"])
+OTHER_JSON = {
+    "empty": "",
+    "list": "[]",
+    "object": "{}",
+    "null": "null",
+    "number": '{"sourceBucket": 1}',
+    "picture": "\xff\xd8\xff\xe0",
+    "deep": "[" * 100_000,
+    "labels": '{"images": [{"file_name": "1.jpg"}]}',
+    "keys": '{"sourceBucket": "b", "destinationBucket": "b", "fileFormat": "CSV",'
+    ' "fileSchema": "Key", "files": [{"key": 1}]}',
+    "sums": '{"sourceBucket": "b", "destinationBucket": "b", "fileFormat": "CSV",'
+    ' "fileSchema": "Key", "files": [{"key": "1", "MD5checksum": 1}]}',
+}
+
+
+@pytest.mark.parametrize("text", OTHER_JSON.values(), ids=OTHER_JSON)
 def test_another_json_file(tmp_path, text):
     (tmp_path / "manifest.json").write_text(text, "latin-1")
     with pytest.raises(UsageError, match=r"is not the manifest\.json of an S3 Inventory"):

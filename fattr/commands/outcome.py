@@ -1,0 +1,73 @@
+"""How a run ended: kept in ``run.json``, and told to whom it may concern."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from fattr.config import AnnotateConfig
+from fattr.errors import FattrError, RunError
+from fattr.notify import notify
+from fattr.runs.record import RunRecord
+from fattr.runs.run import Run
+
+log = logging.getLogger(__name__)
+
+EXIT_DONE, EXIT_LIMIT, EXIT_USAGE, EXIT_UNFINISHED = 0, 1, 2, 3
+
+
+@contextmanager
+def failures_told(
+    config: AnnotateConfig, run: Run, record: RunRecord, check: Callable[[], None]
+) -> Iterator[None]:
+    """A failure as a line in ``run.json``, to whom it may concern, and to the caller."""
+    try:
+        yield
+    except Exception as err:
+        record.content |= failure(config, EXIT_UNFINISHED, err, run)
+        try:
+            check()  # where the lease is lost, run.json is another's
+            record.note("failed")
+        except FattrError as unsaid:  # as when the disk is full: what made the run fail matters
+            log.warning("run.json could not be written: %s", unsaid)
+        tell(config, record)
+        if isinstance(err, FattrError | OSError):
+            raise RunError(problem_of(err, run)) from err
+        raise
+
+
+def tell(config: AnnotateConfig, record: RunRecord) -> None:
+    """Whoever wants to know, how the run ended."""
+    notify(summary_of(record), url=config.notify_url, command=config.notify_command)
+
+
+def failure(config: AnnotateConfig, code: int, err: Exception, run: Run) -> dict[str, Any]:
+    """What is kept and told of it; of a bug only its type, for its words may hold a secret.
+
+    Under --hash-uris no words at all, which may name an image.
+    """
+    if not isinstance(err, FattrError | OSError):
+        kept = f"a bug: {type(err).__name__}"
+    elif config.hash_uris:
+        kept = "the log of the command says what"
+    else:
+        kept = problem_of(err, run)
+    return {"exit_code": code, "error": kept}
+
+
+def problem_of(err: FattrError | OSError, run: Run) -> str:
+    """What went wrong and what to do, on one line."""
+    if isinstance(err, RunError):
+        return str(err)
+    said = str(err)
+    if isinstance(err, OSError):  # Arrow's own words may quote an endpoint
+        said = f"cannot write {run.output}: {err.strerror or type(err).__name__}"
+    return f"{said}; what is done is kept: mend that and run the same command again"
+
+
+def summary_of(record: RunRecord) -> dict[str, Any]:
+    """What is told at the end."""
+    names = ("run_id", "started", "exit_code", "error", "seconds", "increment", "num_images")
+    return {name: record.content.get(name) for name in (*names, "num_faces", "by_status")}
