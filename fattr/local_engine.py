@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 from collections import Counter
@@ -34,6 +35,7 @@ def annotate_locally(
     num_threads: int,
     on_counts: Callable[[Counter[str]], None],
     read_options: storage.ReadOptions | None = None,
+    is_cleared: bool = False,
 ) -> None:
     """Manifest to staged rows in the order of the manifest.
 
@@ -41,9 +43,10 @@ def annotate_locally(
     that raises is a row with status ``poison``.
 
     Raises:
-        RunError: Many images raised the same, and none got through.
+        BugError: Many images raised the same, and none got through, unless the code
+            ``is_cleared`` from the start.
     """
-    fetch, stage = Fetch(options=read_options), Outliving(annotate)
+    fetch, stage = Fetch(options=read_options), Outliving(annotate, is_cleared=is_cleared)
 
     def run(batch: pa.RecordBatch) -> pa.Table:
         return stage(fetch(pa.Table.from_batches([batch])))
@@ -58,15 +61,16 @@ def annotate_locally(
 class Outliving:
     """A stage whose images may raise: those of such a batch are then looked at one by one."""
 
-    def __init__(self, stage: Stage) -> None:
-        self._stage, self._suspicion, self._lock = stage, Suspicion(), threading.Lock()
+    def __init__(self, stage: Stage, *, is_cleared: bool = False) -> None:
+        self._stage, self._lock = stage, threading.Lock()
+        self._suspicion = Suspicion(is_cleared=is_cleared)
         self._logged: set[str] = set()
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         """See the class; callable from several threads.
 
         Raises:
-            RunError: Many images raised the same, and none got through.
+            BugError: Many images raised the same, and none got through.
         """
         made = self._at_once(rows)
         if made is None:
@@ -81,7 +85,8 @@ class Outliving:
             return None
 
     def _alone(self, row: pa.Table) -> pa.Table:
-        made = try_row(row, self._try, self._stage, self._raised)
+        on_raised = functools.partial(self._raised, row["image_id"][0].as_py())
+        made = try_row(row, self._try, self._stage, on_raised)
         self._clear_if_any(made)
         return made
 
@@ -91,9 +96,9 @@ class Outliving:
         except Exception as error:
             raise RaisedError.of(error) from error
 
-    def _raised(self, error: RaisedError) -> None:
+    def _raised(self, image_id: int, error: RaisedError) -> None:
         with self._lock:
-            num_raised = self._suspicion.raised(error.kind)
+            num_raised = self._suspicion.raised(error.kind, image_id)
             is_first = error.kind not in self._logged
             self._logged.add(error.kind)
         if is_first:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import traceback
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import TypeAlias
@@ -68,41 +68,48 @@ class RaisedError(ChildEndedError):
         return cls(type(error).__name__, "".join(traceback.format_exception(error)))
 
 
+class BugError(RunError):
+    """The code, or a model, is broken; the message also says how to go on."""
+
+
 class Suspicion:
     """Whether what images raise is the fault of the code: as long as none got through, it may be.
 
     Not to be used by several threads at once.
     """
 
-    def __init__(self) -> None:
-        self._num_raised: Counter[str] = Counter()
-        self._is_cleared = False
+    def __init__(self, *, is_cleared: bool = False) -> None:
+        self._image_ids: defaultdict[str, set[int]] = defaultdict(set)
+        self._is_cleared = is_cleared
 
     def clear(self) -> None:
         """An image got through."""
         self._is_cleared = True
 
-    def raised(self, kind: str) -> int:
+    def raised(self, kind: str, image_id: int) -> int:
         """An image raised it; how many have, and 0 where the code is cleared."""
-        self._num_raised[kind] += 1
-        return 0 if self._is_cleared else self._num_raised[kind]
+        if self._is_cleared:
+            return 0
+        self._image_ids[kind].add(image_id)
+        return len(self._image_ids[kind])
 
 
 def refuse_bug(kind: str, num_raised: int) -> None:
     """End a run whose code is at fault; ``num_raised`` is what ``Suspicion.raised`` told.
 
     Raises:
-        RunError: ``MAX_RAISED`` images raised the same.
+        BugError: ``MAX_RAISED`` images raised the same.
     """
     if num_raised >= MAX_RAISED:
         raise bug_found(kind, num_raised)
 
 
-def bug_found(kind: str, num_raised: int) -> RunError:
+def bug_found(kind: str, num_raised: int) -> BugError:
     """What ends a run in which images raised the same and none got through."""
-    return RunError(
+    return BugError(
         f"{num_raised} images raised {kind} and none got through: expected of a bug or a broken"
-        " model, not of images; mend it, or leave them out by --exclude if they are all odd"
+        " model, not of images; mend it and run the same command again, or, if they are all odd,"
+        " leave them out by fattr annotate with --discard-unfinished and --exclude"
     )
 
 
@@ -225,7 +232,7 @@ def try_row(
         on_raised: Told what was raised in the last try.
 
     Raises:
-        RunError: what ``on_raised`` raises; or the stage raises even where there are no bytes.
+        BugError: what ``on_raised`` raises; or the stage raises even where there are no bytes.
     """
     ended = None
     for _ in range(TRIES):
@@ -242,12 +249,12 @@ def mark_poison(row: pa.Table, reason: str, stage: Stage) -> pa.Table:
     """The row with status ``poison``.
 
     Raises:
-        RunError: the stage raises even where there are no bytes.
+        BugError: the stage raises even where there are no bytes.
     """
     try:
         return stage(mark_failed(row, Status.POISON, reason))
     except Exception as error:
-        raise RunError(
+        raise BugError(
             f"a row without an image raised {type(error).__name__}: expected of a bug or a broken"
-            " model only; mend it"
+            " model only; mend it and run the same command again"
         ) from error

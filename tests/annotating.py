@@ -68,9 +68,10 @@ def annotate(
     *,
     check: Callable[[], None] = lambda: None,
     image_timeout_s: float = 60.0,
+    is_code_cleared: bool = False,
     **sizes: object,
 ) -> Staged:
-    from fattr.on_ray.annotate import annotate_on_ray
+    from fattr.on_ray.annotate import Blame, annotate_on_ray
 
     counts = Counter[str]()
     annotate_on_ray(
@@ -78,7 +79,7 @@ def annotate(
         run,
         num_images=num_images,
         sizing=sizing_of(num_images, **sizes),
-        image_timeout_s=image_timeout_s,
+        blame=Blame(image_timeout_s, is_code_cleared),
         on_counts=counts.update,
         check=check,
     )

@@ -26,14 +26,20 @@ def run(tmp_path) -> Run:
     return Run((tmp_path / "out").as_uri(), annotating.RUN_ID)
 
 
-def annotate(run, folder, contents, stage, num_threads=2) -> Counter[str]:
+def annotate(run, folder, contents, stage, num_threads=2, **others: bool) -> Counter[str]:
     for number, content in enumerate(contents):
         (folder / f"{number:03d}").write_bytes(content)
     uris = [(folder / f"{number:03d}").as_uri() for number in range(len(contents))]
     annotating.write_manifest(run, uris)
     counts = Counter[str]()
     annotate_locally(
-        run.manifest, run.staging, stage, SCHEMA, num_threads=num_threads, on_counts=counts.update
+        run.manifest,
+        run.staging,
+        stage,
+        SCHEMA,
+        num_threads=num_threads,
+        on_counts=counts.update,
+        **others,
     )
     return counts
 
@@ -68,6 +74,11 @@ def test_an_image_that_got_through_clears_the_code(run, tmp_path):
     assert counts[Status.POISON] == 60
 
 
+def test_where_the_code_is_cleared_all_images_may_raise(run, tmp_path):
+    counts = annotate(run, tmp_path, [RAISE] * 60, poisoned(), is_cleared=True)
+    assert counts[Status.POISON] == 60
+
+
 def test_an_image_that_is_unreadable_clears_nothing(run, tmp_path):
     def stage(rows: pa.Table) -> pa.Table:
         made = poisoned()(rows)
@@ -84,9 +95,10 @@ def test_a_stage_that_raises_without_an_image_ends_the_run(run, tmp_path):
         annotate(run, tmp_path, [GOOD], Bug(even_without_bytes=True))
 
 
-def test_only_equal_exceptions_add_up():
+def test_only_equal_exceptions_of_other_images_add_up():
     suspicion = Suspicion()
-    kinds = [f"Error{n % 3}" for n in range(MAX_RAISED)]
-    assert max(map(suspicion.raised, kinds)) == -(-MAX_RAISED // 3)
+    raised = [suspicion.raised(f"Error{n % 3}", n) for n in range(MAX_RAISED)]
+    assert max(raised) == -(-MAX_RAISED // 3)
+    assert [suspicion.raised("Error0", 0) for _ in range(MAX_RAISED)] == [raised[-2]] * MAX_RAISED
     suspicion.clear()
-    assert suspicion.raised("Error0") == 0
+    assert suspicion.raised("Error0", 1) == 0

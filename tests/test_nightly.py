@@ -229,6 +229,7 @@ def test_a_bug_that_all_images_meet_ends_the_run_and_not_the_images(room, monkey
     assert met.err.count("Traceback") == 1
     (info,) = room.infos()
     assert (info["exit_code"], info["error"]) == (3, last.removeprefix("fattr annotate: "))
+    assert last.count("run the same command again") == 1
     with pytest.raises(UsageError):
         fattr.open_tables(room.output)
     assert room.annotate().code == 0
@@ -236,10 +237,31 @@ def test_a_bug_that_all_images_meet_ends_the_run_and_not_the_images(room, monkey
     assert run("verify", room.output).code == 0
 
 
-def test_two_images_that_raise_may_be_odd_ones(room, monkeypatch):
+def test_odd_images_that_end_a_run_can_be_left_out(room, monkeypatch):
     monkeypatch.setattr(annotate_job, "build_annotate", buggy(annotate_job.build_annotate))
-    assert room.annotate("--limit", "2").code == 0
-    assert room.statuses() == {"1-face.jpg": "poison", "2-faces.jpg": "poison"}
+    met = room.annotate()
+    assert met.code == 3
+    advice = ("--discard-unfinished", "--exclude")
+    assert all(flag in met.err for flag in advice)
+    assert room.annotate(*advice, "*.jpg").code == 0
+    assert room.statuses() == {"coffee.png": "poison", "notes.txt": "poison"}
+
+
+def test_two_images_that_raise_may_be_odd_ones_and_may_raise_ever_again(room, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(annotate_job, "build_annotate", buggy(annotate_job.build_annotate))
+        assert room.annotate("--limit", "2").code == 0
+        assert room.statuses() == {"1-face.jpg": "poison", "2-faces.jpg": "poison"}
+        assert room.annotate("--limit", "2").code == 0
+        for again in (
+            lambda: run("retry", room.output, "--status", "denied,poison"),
+            lambda: room.annotate("--retry", "poison"),
+        ):
+            retried = again()
+            assert retried.code == 0, retried.err
+            assert room.infos()[-1]["by_status"] == {"poison": 4}
+    assert run("retry", room.output, "--status", "poison").code == 0
+    assert Counter(room.statuses().values()) == {"ok": 2, "no_face": 1, "unreadable": 1}
 
 
 @pytest.mark.parametrize("step", ["list_work", "annotate_images", "publish_tables"])

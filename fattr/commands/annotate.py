@@ -41,7 +41,8 @@ from fattr.notify import check_notify
 from fattr.progress import AnnotateBar, ListingBar
 from fattr.published import catalog
 from fattr.published.publish import publish
-from fattr.published.suspects import GOT_THROUGH, find_bug
+from fattr.published.suspects import GOT_THROUGH, find_bug, raised_in
+from fattr.records import Status
 from fattr.runs import manifest
 from fattr.runs.audit import who, write_audit
 from fattr.runs.lease import Lease, hold_lease
@@ -69,6 +70,11 @@ class Job:
     def config(self) -> AnnotateConfig:
         """The flags."""
         return self.plan.config
+
+    @property
+    def redoes_poison(self) -> bool:
+        """Whether images that may have raised before are asked for: that they do is no bug."""
+        return Status.POISON in (self.work.only or self.config.retry_statuses)
 
 
 def annotate(config: AnnotateConfig) -> int:
@@ -255,11 +261,12 @@ def annotate_images(job: Job, run: Run, record: RunRecord, check: Callable[[], N
                 tables.staged_schema(job.plan.attributes),
                 num_threads=cpu_count(),
                 read_options=read_options(job.config),
+                is_cleared=job.redoes_poison,
                 on_counts=on_counts,
             )
     else:
         annotate_in_session(job, run, record, num_images, check)
-    if bug := find_bug(run.staging):
+    if not job.redoes_poison and (bug := find_bug(run.staging)):
         raise bug_found(*bug)
     record.note("annotated")
 
@@ -268,8 +275,8 @@ def annotate_in_session(
     job: Job, run: Run, record: RunRecord, num_images: int, check: Callable[[], None]
 ) -> None:
     """The Ray engine, sized for the cluster."""
-    from fattr.on_ray.annotate import annotate_on_ray, count_checkpointed
-    from fattr.on_ray.checkpoint import forget_suspects
+    from fattr.on_ray.annotate import Blame, annotate_on_ray, count_checkpointed
+    from fattr.on_ray.checkpoint import forget, recorded_parts
     from fattr.on_ray.pool import resources
     from fattr.on_ray.session import ray_session
     from fattr.sizing import describe as describe_sizing
@@ -287,8 +294,10 @@ def annotate_in_session(
         )
         for line in describe_sizing(sizing):
             log.info("%s", line)
-        if struck := forget_suspects(run):
-            log.info("%d files of images that may have met a bug are made again", struck)
+        suspects = None if job.redoes_poison else raised_in(recorded_parts(run))
+        if suspects:  # the code may have been mended since
+            log.info("%d files of images that may have met a bug are made again", len(suspects))
+            forget(run, suspects)
         done = count_checkpointed(run)
         with watched(record, num_images, done, check) as on_counts:
             annotate_on_ray(
@@ -297,7 +306,7 @@ def annotate_in_session(
                 num_images=num_images,
                 sizing=sizing,
                 read_options=read_options(config),
-                image_timeout_s=config.image_timeout,
+                blame=Blame(config.image_timeout, is_code_cleared=suspects is None),
                 on_counts=on_counts,
                 check=check,
             )

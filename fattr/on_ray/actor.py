@@ -71,7 +71,6 @@ class StageActor:
         key = ledger.begin_start()
         Alarm(START_TIMEOUT_S)()
         self._alarm = Alarm(image_timeout_s)
-        self._has_cleared = False
         self._stage = build(self._alarm)
         self._alarm.stop()
         ledger.end(key)
@@ -102,23 +101,23 @@ class StageActor:
         return pa.concat_tables(parts)
 
     def _with_care(self, row: pa.Table, sandbox: Sandbox) -> pa.Table:
-        stage = type(self).__name__
-        image = f"{stage} image {row['image_id'][0]}"
+        stage, image_id = type(self).__name__, row["image_id"][0].as_py()
+        image = f"{stage} image {image_id}"
         if self._ledger.begin(image) > TRIES:
             why = "the process that waited for it was killed twice"
             made = mark_poison(row, why, self._run)
         else:
-            made = try_row(row, sandbox, self._run, functools.partial(self._ledger.raised, stage))
+            on_raised = functools.partial(self._ledger.raised, stage, image_id)
+            made = try_row(row, sandbox, self._run, on_raised)
             self._clear_if_any(made)
         self._ledger.end(image)
         return made
 
     def _clear_if_any(self, made: pa.Table) -> None:
-        """Tell the ledger, once, that a row got through."""
+        """Tell the ledger if a row got through: each time, for it may have been made anew."""
         name, values = self.got_through
-        if not self._has_cleared and pc.any(pc.is_in(made[name], pa.array(values))).as_py():
+        if pc.any(pc.is_in(made[name], pa.array(values))).as_py():
             self._ledger.clear(type(self).__name__)
-            self._has_cleared = True
 
 
 class AnnotateActor(StageActor):

@@ -33,15 +33,14 @@ from fattr.on_ray.checkpoint import count_checkpointed, drop_unrecorded
 from fattr.on_ray.ledger import Ledger
 from fattr.on_ray.mailbox import Sender, mailbox
 from fattr.runs.run import Run
-from fattr.sandbox import TRIES, Build
+from fattr.sandbox import TRIES, BugError, Build
 from fattr.sizing import CLUSTER_ACTOR_CPUS, Sizing
 from fattr.stages import Fetch, by_bytes
 
-__all__ = ["annotate_on_ray", "count_checkpointed"]
+__all__ = ["Blame", "annotate_on_ray", "count_checkpointed"]
 
 log = logging.getLogger(__name__)
 
-IMAGE_TIMEOUT_S = 60.0
 LOOK_EVERY_S = 5.0
 STALLED_S = 1800.0  # nothing moved for so long, and no image is to blame: the run ends
 
@@ -63,6 +62,19 @@ class _Watch(ExecutionCallback):
                 raise RunError("Ray's processes on this machine are gone; run the same again")
 
 
+@dataclass(frozen=True, slots=True)
+class Blame:
+    """Who is to blame where images fail.
+
+    Attributes:
+        image_timeout_s: An image that takes longer is poison.
+        is_code_cleared: Those that raise are poison even if they are many and none gets through.
+    """
+
+    image_timeout_s: float
+    is_code_cleared: bool = False
+
+
 def annotate_on_ray(
     plan: AnnotatePlan,
     run: Run,
@@ -70,7 +82,7 @@ def annotate_on_ray(
     num_images: int,
     sizing: Sizing,
     read_options: storage.ReadOptions | None = None,
-    image_timeout_s: float = IMAGE_TIMEOUT_S,
+    blame: Blame,
     on_counts: Callable[[Counter[str]], None],
     check: Callable[[], None] = lambda: None,
 ) -> None:
@@ -84,22 +96,23 @@ def annotate_on_ray(
         num_images: Rows of the manifest.
         sizing: For this session's cluster.
         read_options: How the images are read.
-        image_timeout_s: Longer than this, and the image is poison.
+        blame: For images that fail.
         on_counts: Gets what is done, on a thread of this process.
         check: Called often; what it raises ends the run.
 
     Raises:
+        BugError: Many images raised the same, and none got through.
         RunError: Ray gave up; what is staged stays. Or what ``check`` raised.
     """
     is_resumed = count_checkpointed(run) > 0
     fetch = Fetch(num_in_flight=sizing.num_in_flight, options=read_options)
     with (
         _ending(run),
-        _context(run, sizing, image_timeout_s, check),
+        _context(run, sizing, blame.image_timeout_s, check),
         mailbox(on_counts) as sender,
-        closing(Ledger()) as ledger,
+        closing(Ledger(is_cleared=blame.is_code_cleared)) as ledger,
     ):
-        stages = Stages(plan, sizing, fetch, ledger, image_timeout_s)
+        stages = Stages(plan, sizing, fetch, ledger, blame.image_timeout_s)
         _write(stages.staged(run.manifest, sender), run, sizing, is_resumed=is_resumed)
     if strays := drop_unrecorded(run):
         log.info("%d files of an earlier attempt deleted", strays)
@@ -118,6 +131,7 @@ def _context(
     context.enable_progress_bars = False
     context.checkpoint_config = checkpoint.checkpoint_config(run, num_filters=sizing.num_filters)
     context.s3_try_create_dir = False
+    context.raise_original_map_exception = True  # else an actor's own words are lost on the way
     # The newer reader lists in a task of a whole CPU, which a filter may hold for ever, and reads
     # footers in actors that end the run if their node is lost.
     context.use_datasource_v2 = False
@@ -139,6 +153,8 @@ def _ending(run: Run) -> Iterator[None]:
     try:
         yield
     except (ray.exceptions.RayError, ExecutionTimeoutError, OSError) as err:
+        if isinstance(getattr(err, "cause", None), BugError):
+            raise BugError(_problem(err, run)) from err
         raise RunError(
             f"the Ray engine failed: {_problem(err, run)}; run the same command again to go on"
         ) from err

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import PurePosixPath
 
@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from ray.data.checkpoint import CheckpointConfig
 
 from fattr import storage
-from fattr.published.suspects import suspect_files
+from fattr.published.parts import part_uris
 from fattr.runs.run import Run
 
 ID_COLUMN = "image_id"
@@ -38,6 +38,10 @@ def _recorded(run: Run) -> Iterator[str]:
             yield entry.uri
 
 
+def _recorded_names(run: Run) -> set[str]:
+    return {PurePosixPath(uri).stem for uri in _recorded(run)}
+
+
 def _num_rows(uri: str) -> int:
     files, path = storage.filesystem(uri)
     with files.open_input_file(path) as file:
@@ -55,17 +59,19 @@ def _record_of(staged_uri: str) -> str:
     return PurePosixPath(staged_uri).stem.rpartition("-")[0]
 
 
-def forget_suspects(run: Run) -> int:
-    """Strike staged files whose images may have raised for a bug from the record; how many.
+def recorded_parts(run: Run) -> list[str]:
+    """URIs of the staged files that the record knows: these alone are sure to be complete."""
+    known = _recorded_names(run)
+    return [uri for uri in part_uris(run.staging) if _record_of(uri) in known]
 
-    Their images are done again, by code that may have been mended since.
-    """
-    suspect = {_record_of(uri) for uri in suspect_files(run.staging)}
-    struck = [uri for uri in _recorded(run) if PurePosixPath(uri).stem in suspect]
-    for uri in struck:
-        files, path = storage.filesystem(uri)
-        files.delete_file(path)
-    return len(struck)
+
+def forget(run: Run, staged_uris: Iterable[str]) -> None:
+    """Strike staged files from the record: their images are done again."""
+    names = {_record_of(uri) for uri in staged_uris}
+    for uri in list(_recorded(run)):
+        if PurePosixPath(uri).stem in names:
+            files, path = storage.filesystem(uri)
+            files.delete_file(path)
 
 
 def drop_unrecorded(run: Run) -> int:
@@ -74,7 +80,7 @@ def drop_unrecorded(run: Run) -> int:
     Workers of a killed driver may go on for a moment and leave such files, complete or not. Their
     images are done again by whoever took over.
     """
-    known = {PurePosixPath(uri).stem for uri in _recorded(run)}
+    known = _recorded_names(run)
     strays = [
         entry.uri for entry in storage.list_tree(run.staging) if _record_of(entry.uri) not in known
     ]

@@ -163,7 +163,7 @@ def newest_rows(rows: str, replaced: str | None) -> str:
     if replaced is None:
         return f"SELECT * FROM {rows}"
     # Of an anti join DuckDB may hold either side, and takes an Arrow table for one row; of NOT IN
-    # it holds what is replaced, which is little.
+    # it holds what is replaced, which is less than all rows of all runs.
     return (
         f"SELECT * FROM {rows}"
         f" WHERE (run, image_id) NOT IN (SELECT (run_id, image_id) FROM {replaced})"

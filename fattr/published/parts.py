@@ -56,9 +56,9 @@ class PartWriter:
         self._num_parts, self._rows = self._num_parts + 1, 0
 
     def _close(self) -> None:
-        if self._part:
-            self._part.close()
-            self._part = None
+        part, self._part = self._part, None  # one that fails to close abandons itself
+        if part:
+            part.close()
 
 
 class Part:
@@ -112,15 +112,15 @@ class Part:
 
     def abandon(self) -> None:
         """Leave nothing behind."""
-        if self._temporary != self._path:
+        for stream in (self._writer, self._stream):  # S3 completes an upload that is forgotten
+            try:
+                stream.close()
+            except OSError as err:  # where the disk is full, for the end of the file as well
+                log.debug("%s is abandoned and does not close: %s", self._temporary, err)
+        try:
             self._files.delete_file(self._temporary)
-            return
-        try:  # an S3 stream that is merely forgotten completes its upload
-            self._writer.close()
-            self._stream.close()
-            self._files.delete_file(self._path)
         except OSError:  # as when credentials expired: what made the run fail matters more
-            log.warning("an unfinished %s may be left behind: delete it", self._path)
+            log.warning("an unfinished %s may be left behind: delete it", self._temporary)
 
     def _flush(self) -> None:
         if self._held:

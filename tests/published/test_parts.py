@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import gc
+import hashlib
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -89,6 +94,41 @@ def test_a_part_that_fails_leaves_nothing(folder_uri):
     gc.collect()  # an open upload that is forgotten completes itself
     assert part_names(folder_uri) == ["part-00000.parquet"]
     assert rows_per_part(folder_uri) == [3]
+
+
+@contextmanager
+def small_files(most_bytes: int) -> Iterator[None]:
+    """No file of this process may grow beyond that; to write more fails as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("rows_per_write", [5_000, 10_000], ids=["at the rollover", "before"])
+def test_a_full_disk_is_told_as_such_and_leaves_nothing(tmp_path, rows_per_write):
+    schema = pa.schema([("text", pa.string())])
+
+    def rows(start: int) -> pa.Table:
+        texts = [
+            hashlib.sha256(b"%d" % n).hexdigest() for n in range(start, start + rows_per_write)
+        ]
+        return pa.table({"text": texts}, schema)
+
+    def fill() -> None:
+        with PartWriter(tmp_path.as_uri(), schema, rows_per_part=rows_per_write) as writer:
+            for number in range(3):
+                writer.write(rows(number * rows_per_write))
+
+    with small_files(100_000):
+        with pytest.raises(OSError, match="too large"):
+            fill()
+        gc.collect()
+    assert list(tmp_path.iterdir()) == []
+    opened = [path.readlink() for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
+    assert not [path for path in opened if path.is_relative_to(tmp_path)]
 
 
 def test_rows_of_another_schema_are_refused(folder_uri):
