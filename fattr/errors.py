@@ -20,6 +20,10 @@ class RunError(FattrError):
     """The run could not finish: what is done is kept, exit code 3."""
 
 
+class CannotTrainError(RunError):
+    """These settings cannot be trained, however often it is tried."""
+
+
 class ImageError(FattrError):
     """An image that cannot be used; ``status`` is a value of ``records.Status``."""
 

@@ -3,12 +3,20 @@ import pickle
 import pytest
 
 from fattr import errors
-from fattr.errors import FattrError, ImageError, RunError, StorageError, UsageError
+from fattr.errors import (
+    CannotTrainError,
+    FattrError,
+    ImageError,
+    RunError,
+    StorageError,
+    UsageError,
+)
 
 EXAMPLES = [
     pytest.param(FattrError("plain"), "plain", id="FattrError"),
     pytest.param(UsageError("bad flag"), "bad flag", id="UsageError"),
     pytest.param(RunError("disk full"), "disk full", id="RunError"),
+    pytest.param(CannotTrainError("NaN"), "NaN", id="CannotTrainError"),
     pytest.param(ImageError("unreadable", "cut off"), "unreadable: cut off", id="ImageError"),
     pytest.param(
         StorageError("missing", "s3://b/k", "no such key"),

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fattr import storage
 from fattr.attributes import attribute
 from fattr.crop import central_crop, crop_face, named_rule
 from fattr.errors import UsageError
@@ -43,9 +44,15 @@ def pictures(tmp_path):
     return uris, pixels
 
 
-def cut(samples, detector, attributes=ATTRIBUTES):
+def cut(samples, detector, attributes=ATTRIBUTES, *, held=True):
     return labelled_crops(
-        samples, attributes, RULE, detector=detector, num_threads=3, progress=lambda items: items
+        samples,
+        attributes,
+        RULE,
+        detector=detector,
+        num_threads=3,
+        progress=lambda items: items,
+        held=held,
     )
 
 
@@ -111,10 +118,71 @@ def test_targets_and_groups_follow_their_samples(pictures):
     assert got.crops[1][0, 0].tolist() == cut([samples[1]], None).crops[0][0, 0].tolist()
 
 
+@pytest.fixture(params=["local", "s3"])
+def places(request, pictures):
+    """URIs of the same pictures in a folder or in a bucket."""
+    uris, _ = pictures
+    if request.param == "local":
+        return uris
+    bucket = request.getfixturevalue("s3_bucket")
+    there = [f"{bucket}/{i}.png" for i in range(len(uris))]
+    for uri, key in zip(uris, there, strict=True):
+        storage.write_bytes(key, storage.read_bytes(uri))
+    return there
+
+
+def test_streamed_crops_are_the_held_ones_to_the_byte(places):
+    faces = Finds({0: faces_at([40, 20, 70, 60]), 2: faces_at([0, 0, 40, 50])})
+    samples = [Sample(uri, {"bald": i % 2}, {"race": str(i)}) for i, uri in enumerate(places)]
+    held, streamed = cut(samples, faces), cut(samples, faces, held=False)
+    np.testing.assert_array_equal(streamed.crops[:], held.crops)
+    np.testing.assert_array_equal(streamed.crops[1:9:2], held.crops[1:9:2])
+    for i in range(4):
+        np.testing.assert_array_equal(streamed.crop(i), held.crop(i))
+        np.testing.assert_array_equal(streamed.source(i).crop(), held.source(i))
+    assert streamed.crops.shape == held.crops.shape
+    assert streamed.size_hw == held.size_hw == RULE.size_hw
+    np.testing.assert_array_equal(streamed.targets, held.targets)
+    np.testing.assert_array_equal(streamed.face_px, held.face_px)
+    assert (streamed.found.tolist(), streamed.groups) == (held.found.tolist(), held.groups)
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_a_part_has_all_that_belongs_to_its_samples(pictures, held):
+    uris, _ = pictures
+    faces = Finds({0: faces_at([40, 20, 70, 60]), 2: faces_at([0, 0, 40, 50])})
+    samples = [Sample(uri, {"bald": i % 2}, {"race": str(i)}) for i, uri in enumerate(uris)]
+    part = cut(samples, faces, held=held).part(np.array([2, 0]))
+    wanted = cut([samples[2], samples[0]], faces)
+    np.testing.assert_array_equal(part.crops[:], wanted.crops)
+    np.testing.assert_array_equal(part.targets, wanted.targets)
+    np.testing.assert_array_equal(part.face_px, wanted.face_px)
+    assert (part.found.tolist(), part.groups) == (wanted.found.tolist(), wanted.groups)
+
+
+def test_streamed_crops_are_read_anew_and_their_images_may_be_lost_meanwhile(pictures, tmp_path):
+    uris, _ = pictures
+    streamed = cut([Sample(uri, {}) for uri in uris], None, held=False)
+    Image.new("RGB", (50, 50), "red").save(tmp_path / "1.png")
+    assert (streamed.crop(1) == [255, 0, 0]).all()
+    (tmp_path / "1.png").unlink()
+    with pytest.raises(UsageError, match=r"1\.png: missing.*mend the data set"):
+        streamed.crops[:]
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_samples_keep_their_order_over_several_handfuls(pictures, monkeypatch, held):
+    monkeypatch.setattr("fattr.labelled_crops.SAMPLES_AT_ONCE", 3)
+    uris, pixels = pictures
+    got = cut([Sample(uri, {}) for uri in uris], None, held=held)
+    np.testing.assert_array_equal(got.crops[:], [central_crop(image, RULE) for image in pixels])
+
+
 def test_no_samples_give_empty_arrays_of_the_usual_shapes():
     got = cut([], None)
     assert (got.crops.shape, got.targets.shape, got.groups) == ((0, 32, 26, 3), (0, 2), {})
     assert targets_of([], ATTRIBUTES).shape == (0, 2)
+    assert cut([], None, held=False).crops[:].shape == (0, 32, 26, 3)
 
 
 def test_an_image_that_cannot_be_used_is_named(tmp_path):

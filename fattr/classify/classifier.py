@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import onnxruntime
@@ -62,6 +62,13 @@ def load_network(backbone: str, attributes: Sequence[Attribute], weights: bytes)
     return network.eval()
 
 
+class Crops(Protocol):
+    """Crops (N, H, W, 3) of which slices are taken: an array, or what reads them then."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, key: slice, /) -> UInt8Array: ...
+
+
 class AttributeClassifier:
     """Probabilities of all attributes of one bundle."""
 
@@ -77,12 +84,12 @@ class AttributeClassifier:
         self._batch_size = batch_size
         self._num_logits = sum(a.num_logits for a in attributes)
 
-    def logits(self, crops: UInt8Array) -> FloatArray:
+    def logits(self, crops: Crops) -> FloatArray:
         """Crops (N, H, W, 3) -> (N, L); N = 0 is fine."""
         starts = range(0, len(crops), self._batch_size)
         parts = [self._forward(crops[i : i + self._batch_size]) for i in starts]
         return np.concatenate([np.zeros((0, self._num_logits), np.float32), *parts])
 
-    def predict_proba(self, crops: UInt8Array) -> dict[str, FloatArray]:
+    def predict_proba(self, crops: Crops) -> dict[str, FloatArray]:
         """Crops (N, H, W, 3) -> per attribute (N,) of true, or (N, K) over its classes."""
         return calibrate.probabilities(self.logits(crops), self._attributes, self._calibration)

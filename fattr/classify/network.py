@@ -14,6 +14,7 @@ from torchvision.models.inception import BasicConv2d
 from fattr import weights
 from fattr.attributes import Attribute
 from fattr.classify.backbones import backbone_named
+from fattr.classify.noise import key_noise
 from fattr.errors import UsageError
 
 # The parts of torchvision's classifiers that are no features.
@@ -90,18 +91,20 @@ class TrainingNet(nn.Module):
 
     The auxiliary head belongs to this module alone, so that the network that is averaged, saved
     and exported never carries it. It starts from random weights, drawn from ``seed`` alone.
+    The network's dropout and stochastic depth come to depend on the samples' keys alone.
     """
 
     def __init__(self, network: AttributeNet, *, seed: int = 0) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.keys = network, key_noise(network)
         self.after = backbone_named(network.backbone).auxiliary_after
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.auxiliary = AuxiliaryHead(network.attributes) if self.after else None
 
-    def forward(self, crops: Tensor) -> tuple[Tensor, ...]:
-        """Crops (N, H, W, 3) -> logits (N, L), once or twice."""
+    def forward(self, crops: Tensor, keys: Tensor) -> tuple[Tensor, ...]:
+        """Crops (N, H, W, 3) and their keys (N,) int64 -> logits (N, L), once or twice."""
+        self.keys.now = keys
         if self.auxiliary is None:
             return (self.network(crops),)
         maps, extra = self.network.normalised(crops), []

@@ -82,7 +82,7 @@ def _crops(
         num_threads=cpu_count(),
         progress=lambda items: track(items, what="cutting mistakes", total=len(faces)),
     )
-    return dict(zip(faces, cut.crops, strict=True))
+    return {face: cut.crop(i) for i, face in enumerate(faces)}
 
 
 def _page(one: AttributeReview, split: DatasetSplit, crops: dict[int, UInt8Array]) -> bytes:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import chain
+from pathlib import Path
 
 from fattr.attributes import Attribute
 from fattr.build import build_detector, cpu_count, resolve_device
@@ -16,10 +19,14 @@ from fattr.datasets import DatasetSplit, read_dataset
 from fattr.datasets.check import check_images, digest, problems, refuse_problems, without_leaks
 from fattr.detect import source as detectors
 from fattr.errors import UsageError
-from fattr.labelled_crops import LabelledCrops, labelled_crops
+from fattr.labelled_crops import LabelledCrops, LookedAt, labelled_crops
 from fattr.presets import TrainPreset
 from fattr.progress import track
-from fattr.records import UInt8Array
+from fattr.records import CropRule
+
+HELD_SHARE = 1 / 8  # of the memory: held crops lie here and once more in Ray's object store
+
+_CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 log = logging.getLogger(__name__)
 
@@ -95,24 +102,47 @@ def cut_crops(
     attributes: tuple[Attribute, ...],
     splits: Sequence[DatasetSplit],
 ) -> LabelledCrops:
-    """Crops of all the splits, one after another."""
+    """Crops of all the splits, one after another; held in memory where they fit."""
     samples = list(chain.from_iterable(s.samples for s in splits))
     source = detectors.find(config.detector)
     detector = build_detector(source, config, device=resolve_device(config.device))
+    rule = named_rule(preset.crop_rule, preset.crop_size_hw)
 
-    def progress(items: Iterator[tuple[UInt8Array, float]]) -> Iterator[tuple[UInt8Array, float]]:
+    def progress(items: Iterator[LookedAt]) -> Iterator[LookedAt]:
         return track(items, what=f"cropping {splits[0].split}", total=len(samples))
 
     cut = labelled_crops(
         samples,
         attributes,
-        named_rule(preset.crop_rule, preset.crop_size_hw),
+        rule,
         detector=detector,
         num_threads=cpu_count(),
         progress=progress,
+        held=fits(len(samples), rule, config.cache_bytes),
     )
     log.info("%s: %d faces, %.4f detected", splits[0].split, len(cut), cut.found.mean())
     return cut
+
+
+def fits(num_crops: int, rule: CropRule, cache_bytes: int | None) -> bool:
+    """Whether so many crops are held in memory: in ``cache_bytes``, or in a share of all of it."""
+    largest = int(memory_bytes() * HELD_SHARE) if cache_bytes is None else cache_bytes
+    num_bytes = num_crops * math.prod(rule.size_hw) * 3
+    if num_bytes > largest:
+        log.info(
+            "%d crops of %.1f MB together are more than %.1f MB: cut anew in every epoch",
+            num_crops,
+            num_bytes / 1e6,
+            largest / 1e6,
+        )
+    return num_bytes <= largest
+
+
+def memory_bytes() -> int:
+    """Memory of this machine, or of its container where that has less."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = _CONTAINER_LIMIT.read_text().strip() if _CONTAINER_LIMIT.is_file() else "max"
+    return machine if limit == "max" else min(machine, int(limit))
 
 
 def refuse_unlabelled(splits: Sequence[DatasetSplit], attributes: Sequence[Attribute]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,8 +14,9 @@ from torch.nn import functional as F
 
 from fattr.attributes import Attribute
 from fattr.classify.transforms import augmented, build_augmentation
-from fattr.labelled_crops import LabelledCrops
+from fattr.labelled_crops import Cut, LabelledCrops
 from fattr.records import UInt8Array
+from fattr.train.context import TrainContext
 from fattr.train.plan import Recipe, TrainPlan
 
 SIDE_STEP = 8  # sides of reduced crops are multiples of this
@@ -43,52 +45,84 @@ def mirrored_targets(
     return out
 
 
-class _Samples:
-    """The samples of an epoch by position, each changed in its own way."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Drawn:
+    """A sample as it is drawn: all that another process needs to make it."""
 
-    def __init__(self, data: LabelledCrops, plan: TrainPlan, epoch: int) -> None:
-        self._data, self._plan, self._epoch = data, plan, epoch
-        size_hw = (data.crops.shape[1], data.crops.shape[2])
+    source: UInt8Array | Cut  # the crop (h, w, 3), or how to cut it
+    targets: NDArray[np.int64]  # (A,)
+    seed: int  # of how it is changed
+
+    def crop(self) -> UInt8Array:
+        """The crop (h, w, 3), read now where it is not held. May be called by threads."""
+        return self.source.crop() if isinstance(self.source, Cut) else self.source
+
+
+class Change:
+    """What training does to a sample, by its seed alone: mirrored or not, then augmented."""
+
+    def __init__(self, plan: TrainPlan, size_hw: tuple[int, int]) -> None:
+        self._attributes = plan.attributes
+        self._may_mirror = plan.recipe.augmentation != "none"
         self._augment = build_augmentation(plan.recipe.augmentation, size_hw)
-        self.order = epoch_order(len(data), seed=plan.seed, epoch=epoch)
 
-    def __call__(self, position: int) -> tuple[Tensor, Tensor]:
-        """Crop (h, w, 3) uint8 and targets (A,)."""
-        plan, index = self._plan, int(self.order[position])
-        seed = sample_seed(plan.seed, self._epoch, position)
-        crop, targets = self._data.crops[index], self._data.targets[index]
-        if seed & 1 and plan.recipe.augmentation != "none":
-            crop, targets = crop[:, ::-1], mirrored_targets(targets, plan.attributes)
+    def __call__(self, drawn: Drawn, crop: UInt8Array) -> tuple[Tensor, Tensor]:
+        """Crop (h, w, 3) uint8 and targets (A,), both changed."""
+        targets = drawn.targets
+        if drawn.seed & 1 and self._may_mirror:
+            crop, targets = crop[:, ::-1], mirrored_targets(targets, self._attributes)
         pixels = torch.from_numpy(crop.copy()).permute(2, 0, 1)
-        changed = augmented(self._augment, pixels, seed >> 1).permute(1, 2, 0)
+        changed = augmented(self._augment, pixels, drawn.seed >> 1).permute(1, 2, 0)
         return changed, torch.from_numpy(targets)
 
 
-def batches(
-    data: LabelledCrops, plan: TrainPlan, *, epoch: int, rank: int, world_size: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """This worker's part (n, h, w, 3) uint8, (n, A) of each whole global batch of an epoch.
+class Samples:
+    """The samples of a run by epoch and position, each changed in its own way."""
 
-    Worker r of W has every W-th position, so the joint batch is the same for every W. Half of the
-    crops are mirrored, unless the augmentation is "none".
+    def __init__(self, data: LabelledCrops, plan: TrainPlan) -> None:
+        self._data, self._seed = data, plan.seed
+        self.change = Change(plan, data.size_hw)
+        self._epoch, self._order = -1, np.zeros(0, np.int64)
+
+    def order(self, epoch: int) -> NDArray[np.int64]:
+        """``epoch_order`` of the data; the last one asked for is kept."""
+        if epoch != self._epoch:
+            self._order = epoch_order(len(self._data), seed=self._seed, epoch=epoch)
+            self._epoch = epoch
+        return self._order
+
+    def drawn(self, epoch: int, position: int) -> Drawn:
+        """What stands at a position, not yet read or changed."""
+        index = int(self.order(epoch)[position])
+        seed = sample_seed(self._seed, epoch, position)
+        return Drawn(self._data.source(index), self._data.targets[index], seed)
+
+    def __call__(self, epoch: int, position: int) -> tuple[Tensor, Tensor]:
+        """Crop (h, w, 3) uint8 and targets (A,)."""
+        drawn = self.drawn(epoch, position)
+        return self.change(drawn, drawn.crop())
+
+
+def batch_positions(
+    num_samples: int, batch_size: int, *, first_position: int, rank: int, world_size: int
+) -> Iterator[range]:
+    """This worker's positions of each whole global batch of an epoch, from a position on.
+
+    Worker r of W has every W-th one, so that the joint batch is the same for every W.
     """
-    sample, batch_size = _Samples(data, plan, epoch), plan.recipe.batch_size
-    for start in range(0, len(sample.order) - batch_size + 1, batch_size):
-        positions = range(start + rank, start + batch_size, world_size)
-        crops, targets = zip(*map(sample, positions), strict=True)
-        yield torch.stack(crops), torch.stack(targets)
+    for start in range(first_position, num_samples - batch_size + 1, batch_size):
+        yield range(start + rank, start + batch_size, world_size)
 
 
 def examples(
     data: LabelledCrops, plan: TrainPlan, *, num_samples: int, num_epochs: int
 ) -> UInt8Array:
     """Crops (samples, 1 + epochs, h, w, 3): each as cut, then as the first epochs show it."""
-    chosen = range(min(num_samples, len(data)))
-    shown = [[data.crops[i] for i in chosen]]
+    chosen, sample = range(min(num_samples, len(data))), Samples(data, plan)
+    shown = [[data.crop(i) for i in chosen]]
     for epoch in range(num_epochs):
-        sample = _Samples(data, plan, epoch)
-        positions = np.argsort(sample.order)
-        shown.append([sample(int(positions[i]))[0].numpy() for i in chosen])
+        positions = np.argsort(sample.order(epoch))
+        shown.append([sample(epoch, int(positions[i]))[0].numpy() for i in chosen])
     return np.asarray(shown).swapaxes(0, 1)
 
 
@@ -103,12 +137,17 @@ def mixup_share(plan: TrainPlan, *, epoch: int, step: int) -> float:
     return float(max(share, 1 - share))
 
 
-def partners(batch: Tensor) -> Tensor:
-    """For each sample of a worker's batch the one it is mixed with: half a batch further.
+def partners(context: TrainContext, batch_size: int, own: Tensor) -> Tensor:
+    """For each of a worker's rows the row it is mixed with: half a global batch before it.
 
-    Where the batch is even, it is the same one for every number of workers.
+    Where another worker has it, the workers exchange their rows.
     """
-    return batch.roll(len(batch) // 2, dims=0)
+    half, workers = batch_size // 2, context.world_size
+    if batch_size % workers == 0 and half % workers == 0:
+        return own.roll(half // workers, dims=0)
+    whole = own.new_zeros(batch_size, *own.shape[1:])
+    whole[context.rank :: workers] = own
+    return context.total(whole).roll(half, dims=0)[context.rank :: workers]
 
 
 def reduced_hw(size_hw: tuple[int, int], recipe: Recipe, epoch: int) -> tuple[int, int]:

@@ -20,8 +20,8 @@ from fattr.metrics.attribute import attribute_metrics, macro
 from fattr.records import CropRule
 from fattr.runs.record import versions
 from fattr.train import checkpoint
-from fattr.train.loop import predict_logits
 from fattr.train.plan import TrainPlan
+from fattr.train.validate import predict_logits
 
 
 def valid_figures(

@@ -37,23 +37,36 @@ class Recipe:
     precision: Precision = "fp32"
     channels_last: bool = True  # a sixth faster on CPU, more on recent GPUs
     compile: bool = False
+    deterministic: bool = False  # only algorithms that repeat to the bit; slower on GPU
+    freeze_batch_norm: bool = False  # first statistics of its layers stay
     best_metric: BestMetric = "score"  # on valid: which epoch is kept
     patience: int | None = None  # epochs without a better one, then stop
     num_checkpoints: int = 1  # of the best epochs; the last is kept besides
+    checkpoint_every: int | None = None  # steps within an epoch; None: only after epochs
 
     def __post_init__(self) -> None:
+        self._check_ranges()
+        if self.checkpoint_every is not None and self.checkpoint_every < 1:
+            raise ValueError(f"checkpoint_every must be 1 or more: {self.checkpoint_every}")
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"accumulate must divide {self.batch_size}: {self.accumulate}")
+        if not 0 <= self.frozen_epochs < self.epochs:
+            raise ValueError(f"frozen_epochs must be under {self.epochs}: {self.frozen_epochs}")
+
+    def _check_ranges(self) -> None:
         for name in ("learning_rate", "clip_norm"):
             if (value := getattr(self, name)) is not None and not 0 < value < math.inf:
                 raise ValueError(f"{name} must be a number over 0: {value}")
         for name in ("weight_decay", "mixup_alpha"):
             if not 0 <= (value := getattr(self, name)) < math.inf:
                 raise ValueError(f"{name} must be 0 or more: {value}")
-        if self.batch_size % self.accumulate:
-            raise ValueError(f"accumulate must divide {self.batch_size}: {self.accumulate}")
+        for name in ("dropout", "ema_decay"):
+            if not 0 <= (value := getattr(self, name)) < 1:
+                raise ValueError(f"{name} must be in [0, 1): {value}")
+        if not 0 <= self.warmup_frac <= 1:
+            raise ValueError(f"warmup_frac must be in [0, 1]: {self.warmup_frac}")
         if not 0 < self.first_scale <= 1:
             raise ValueError(f"first_scale must be in (0, 1]: {self.first_scale}")
-        if not 0 <= self.frozen_epochs < self.epochs:
-            raise ValueError(f"frozen_epochs must be under {self.epochs}: {self.frozen_epochs}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

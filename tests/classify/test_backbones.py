@@ -96,7 +96,7 @@ def test_every_architecture_learns_saves_and_loads(name, attributes):
         before = {n: p.detach().clone() for n, p in training.named_parameters()}
         optimizer = torch.optim.AdamW(training.parameters(), lr=0.01)
         for _ in range(2):
-            outputs = training(crops)
+            outputs = training(crops, torch.arange(2))
             assert {logits.shape for logits in outputs} == {(2, 1 + 2 + 9 + 1)}
             loss = joint_loss([multi_task_loss(x, targets, attributes) for x in outputs])
             assert torch.isfinite(loss)
@@ -117,7 +117,7 @@ def test_the_auxiliary_head_teaches_the_layers_below_it_and_is_not_kept(attribut
     training = TrainingNet(AttributeNet("inception_v3", attributes)).train()
     assert any(name.startswith("auxiliary.") for name in training.state_dict())
     assert not any("aux" in name.lower() for name in training.network.state_dict())
-    _, auxiliary = training(crops_of((80, 75)))
+    _, auxiliary = training(crops_of((80, 75)), torch.arange(2))
     auxiliary.sum().backward()
     taught = {
         name.split(".")[0]

@@ -71,7 +71,7 @@ def test_a_network_without_auxiliary_head_trains_as_it_is(network):
     crops = torch.randint(0, 256, (3, 32, 24, 3), dtype=torch.uint8)
     training = TrainingNet(network).eval()
     with torch.inference_mode():
-        (logits,) = training(crops)
+        (logits,) = training(crops, torch.arange(3))
         torch.testing.assert_close(logits, network(crops), rtol=0, atol=0)
     assert training.state_dict().keys() == {f"network.{name}" for name in network.state_dict()}
 

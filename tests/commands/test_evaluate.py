@@ -82,7 +82,7 @@ def trained(faces_dir, tmp_path_factory) -> Bundle:
         name="tiny",
         plan=plan,
         rule=RULE,
-        state=checkpoint.load(folder / "checkpoint"),
+        state=checkpoint.newest(LocalContext(folder / "checkpoint").checkpoints()),
         valid=crops["valid"],
         splits=[splits["train"]],
         training=training,

@@ -12,6 +12,7 @@ import pytest
 
 from fattr.attributes import Attribute, Kind, attribute
 from fattr.cli import run_job
+from fattr.commands import train_data
 from fattr.commands.train_data import (
     check_data,
     choose_attributes,
@@ -19,8 +20,11 @@ from fattr.commands.train_data import (
     read_split,
     refuse_unlabelled,
 )
+from fattr.config import TrainConfig
+from fattr.crop import named_rule
 from fattr.datasets import DatasetSplit, read_dataset, synthetic
 from fattr.errors import UsageError
+from fattr.labelled_crops import StreamedCrops
 from fattr.presets import train_preset
 from fattr.records import Sample
 
@@ -169,3 +173,41 @@ def test_an_attribute_without_any_label_is_refused():
     with pytest.raises(UsageError, match="no face of train has a label for face_mask: label some"):
         refuse_unlabelled([labelled, split(MASK)], (SMILING, MASK))
     refuse_unlabelled([labelled, split(MASK)], (SMILING,))
+
+
+def test_crops_are_held_where_they_fit(monkeypatch):
+    rule = named_rule("celeba", (32, 26))  # 2,496 bytes a crop
+    assert train_data.fits(10, rule, 24_960)
+    assert not train_data.fits(10, rule, 24_959)
+    assert not train_data.fits(1, rule, 0)
+    monkeypatch.setattr(train_data, "memory_bytes", lambda: 8 * 24_960)
+    assert train_data.fits(10, rule, None)
+    assert not train_data.fits(11, rule, None)
+
+
+def test_memory_is_that_of_the_container(tmp_path, monkeypatch):
+    limit = tmp_path / "memory.max"
+    monkeypatch.setattr(train_data, "_CONTAINER_LIMIT", limit)
+    machine = train_data.memory_bytes()
+    assert machine > 1 << 28
+    for text, wanted in (("max\n", machine), ("1048576\n", 1 << 20), (f"{1 << 60}\n", machine)):
+        limit.write_text(text)
+        assert train_data.memory_bytes() == wanted
+
+
+def test_crops_beyond_the_cache_are_cut_anew(faces_dir, caplog):
+    caplog.set_level(logging.INFO)
+    [splits] = splits_of(faces_dir, "train")
+    preset, attributes = train_preset("tiny"), splits[0].attributes
+    held, streamed = (
+        train_data.cut_crops(
+            TrainConfig(preset="tiny", data=("x:y",), output="out", cache_bytes=size),
+            preset,
+            attributes,
+            splits,
+        )
+        for size in (None, 1000)
+    )
+    assert "are more than 0.0 MB: cut anew in every epoch" in caplog.text
+    assert isinstance(streamed.crops, StreamedCrops)
+    assert (streamed.crops[:] == held.crops).all()

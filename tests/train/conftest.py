@@ -54,6 +54,6 @@ def plan():
             weight_decay=0.05,
             warmup_frac=0.1,
             ema_decay=0.8,
-            dropout=0.2,  # draws from torch's generator: a resumed run must have its state
+            dropout=0.2,
         ),
     )

@@ -11,44 +11,25 @@ from torchvision.transforms.v2.functional import resize
 
 from fattr.attributes import Attribute, Kind
 from fattr.classify.network import AttributeNet
-from fattr.errors import RunError
+from fattr.errors import CannotTrainError
 from fattr.labelled_crops import LabelledCrops
 from fattr.train import checkpoint
 from fattr.train.batches import (
-    batches,
     epoch_order,
     mirrored_targets,
     mixup_share,
-    partners,
     reduced_hw,
     resized,
     sample_seed,
 )
 from fattr.train.context import LocalContext
-from fattr.train.loop import (
-    Trainer,
-    build_network,
-    dtype_of,
-    figures,
-    fit,
-    part_of,
-)
+from fattr.train.input import Feed
+from fattr.train.loop import Trainer, build_network, fit
 from fattr.train.losses import multi_task_loss
+from fattr.train.numerics import dtype_of
+from fattr.train.validate import Measured, figures, some_of
 
 TARGETS = np.zeros((80, 2), int)
-
-
-class StoppedError(Exception):
-    pass
-
-
-class InterruptedContext(LocalContext):
-    """Fails right after it kept the checkpoint of the second epoch."""
-
-    def report(self, metrics, checkpoint):
-        super().report(metrics, checkpoint)
-        if metrics["epoch"] == 2:
-            raise StoppedError
 
 
 def numbered(n):
@@ -62,21 +43,32 @@ def with_recipe(plan, **changes):
     return dataclasses.replace(plan, recipe=dataclasses.replace(plan.recipe, **changes))
 
 
-def assert_equal_state(one, other):
-    for name in ("model", "ema", "best_weights"):
-        mine, theirs = getattr(one, name), getattr(other, name)
-        assert mine.keys() == theirs.keys()
-        for key in mine:
-            torch.testing.assert_close(mine[key], theirs[key], rtol=0, atol=0)
+def last_state(folder):
+    return checkpoint.newest(LocalContext(folder).checkpoints())
+
+
+def all_of(data):
+    """What a trainer validates on."""
+    return Measured(LocalContext(Path()), data, np.arange(len(data)))
+
+
+def batches(data, plan, *, epoch, rank, world_size):
+    """This worker's part of each whole global batch of an epoch."""
+    with Feed(data, plan, num_processes=0) as feed:
+        yield from feed.epoch(epoch, 0, rank, world_size)
+
+
+def run_epoch(trainer, data):
+    with Feed(data, trainer.plan, num_processes=0) as feed:
+        return trainer.run_epoch(feed.epoch(trainer.epoch, trainer.position, 0, 1), data.size_hw)
 
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory, plan, train_crops, valid_crops):
     """The last checkpoint of four epochs without interruption."""
-    folder = tmp_path_factory.mktemp("straight") / "latest"
-    torch.manual_seed(11)
+    folder = tmp_path_factory.mktemp("straight")
     fit(LocalContext(folder), plan, train_crops, valid_crops)
-    return checkpoint.load(folder)
+    return last_state(folder)
 
 
 @pytest.mark.parametrize("epoch", [0, 1])
@@ -161,33 +153,7 @@ def test_colours_are_learnt(straight):
 def test_the_best_weights_are_those_of_the_best_epoch(straight, plan, valid_crops, tmp_path):
     trainer = Trainer(LocalContext(tmp_path), plan, TARGETS)
     trainer.ema.module.load_state_dict(straight.best_weights)
-    assert trainer.validate(valid_crops, valid_crops)["valid_score"] == straight.best_value
-
-
-def test_an_interrupted_run_continues_to_the_same_weights(
-    straight, plan, train_crops, valid_crops, tmp_path
-):
-    torch.manual_seed(11)
-    with pytest.raises(StoppedError):
-        fit(InterruptedContext(tmp_path / "latest"), plan, train_crops, valid_crops)
-    assert checkpoint.load(tmp_path / "latest").epoch == 2
-    torch.manual_seed(999)  # another process: nothing of the first run's generator is left
-    fit(LocalContext(tmp_path / "latest"), plan, train_crops, valid_crops)
-    resumed = checkpoint.load(tmp_path / "latest")
-    assert_equal_state(straight, resumed)
-    assert (resumed.epoch, resumed.best_epoch) == (4, straight.best_epoch)
-    timeless = [
-        [{k: v for k, v in row.items() if k != "seconds"} for row in state.history]
-        for state in (straight, resumed)
-    ]
-    assert timeless[0] == timeless[1]
-
-
-def test_a_finished_run_is_not_trained_again(straight, plan, train_crops, valid_crops, tmp_path):
-    checkpoint.save(tmp_path, straight)
-    fit(LocalContext(tmp_path), plan, train_crops, valid_crops)
-    assert_equal_state(straight, checkpoint.load(tmp_path))
-    assert len(checkpoint.load(tmp_path).history) == 4
+    assert trainer.validate(*[all_of(valid_crops)] * 2)["valid_score"] == straight.best_value
 
 
 def test_the_score_leaves_out_what_has_no_label(plan):
@@ -260,21 +226,11 @@ def test_half_the_crops_are_mirrored(plan, augmentation, least, most):
     assert least <= num_mirrored <= most
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 4])
-def test_partners_are_the_same_for_any_number_of_workers(world_size):
-    batch = torch.arange(16)
-    together = partners(batch)
-    assert not (together == batch).any()
-    assert sorted(together.tolist()) == batch.tolist()
-    for rank in range(world_size):
-        assert torch.equal(partners(batch[rank::world_size]), together[rank::world_size])
-
-
 def test_mixup_mixes_pictures_and_losses(plan, train_crops, tmp_path):
     plan = with_recipe(plan, dropout=0.0, mixup_alpha=0.2)
     trainer, seen = Trainer(LocalContext(tmp_path), plan, TARGETS), []
     trainer.network.eval()
-    trainer.model = lambda crops: (seen.append(crops) or trainer.network(crops),)
+    trainer.model = lambda crops, keys: (seen.append(crops) or trainer.network(crops),)
     crops = torch.from_numpy(train_crops.crops[:8])
     targets = torch.from_numpy(train_crops.targets[:8])
     mixed = 0.7 * crops.numpy() + 0.3 * np.roll(crops.numpy(), 4, axis=0)
@@ -327,7 +283,7 @@ def test_resized_crops_are_torchvisions(train_crops):
 def first_epoch(plan, data, folder):
     trainer = Trainer(LocalContext(folder), plan, TARGETS)
     before = {name: tensor.clone() for name, tensor in trainer.network.state_dict().items()}
-    trainer.run_epoch(data)
+    run_epoch(trainer, data)
     return before, trainer.network.state_dict()
 
 
@@ -340,7 +296,7 @@ def test_a_frozen_backbone_stays_and_the_heads_learn(plan, train_crops, tmp_path
 @pytest.mark.parametrize("clip_norm", [None, 0.01])
 def test_parts_of_a_batch_add_up_to_it(plan, train_crops, tmp_path, clip_norm):
     """With a frozen backbone, whose batch statistics would depend on the part."""
-    plan = with_recipe(plan, frozen_epochs=1, dropout=0.0, optimizer="sgd", clip_norm=clip_norm)
+    plan = with_recipe(plan, frozen_epochs=1, optimizer="sgd", clip_norm=clip_norm)
     whole = first_epoch(plan, train_crops, tmp_path)[1]
     parts = first_epoch(with_recipe(plan, accumulate=4), train_crops, tmp_path)[1]
     for name, tensor in whole.items():
@@ -358,12 +314,40 @@ def test_clipped_steps_are_short(plan, train_crops, tmp_path):
 
 def test_bf16_learns_as_well(plan, train_crops, valid_crops, tmp_path):
     fit(
-        LocalContext(tmp_path / "latest"),
+        LocalContext(tmp_path),
         with_recipe(plan, precision="bf16"),
         train_crops,
         valid_crops,
     )
-    assert checkpoint.load(tmp_path / "latest").best_value > 0.95
+    assert last_state(tmp_path).best_value > 0.95
+
+
+def test_frozen_batch_statistics_stay_and_weights_learn(plan, train_crops, tmp_path):
+    before, after = first_epoch(with_recipe(plan, freeze_batch_norm=True), train_crops, tmp_path)
+    for name, tensor in after.items():
+        is_statistic = name in ("mean", "std") or name.split(".")[-1] in (
+            "running_mean",
+            "running_var",
+            "num_batches_tracked",
+        )
+        assert torch.equal(tensor, before[name]) == is_statistic, name
+
+
+def test_repeatable_algorithms_are_asked_for_while_training_alone(
+    plan, train_crops, valid_crops, tmp_path
+):
+    seen = []
+
+    class Looking(LocalContext):
+        def report(self, metrics, checkpoint):
+            super().report(metrics, checkpoint)
+            seen.append(torch.are_deterministic_algorithms_enabled())
+
+    for wanted in (True, False):
+        recipe = with_recipe(plan, epochs=1, deterministic=wanted)
+        fit(Looking(tmp_path / str(wanted)), recipe, train_crops, valid_crops)
+        assert not torch.are_deterministic_algorithms_enabled()
+    assert seen == [True, False]
 
 
 def test_precision_by_device():
@@ -374,8 +358,8 @@ def test_precision_by_device():
 
 def test_a_run_that_stalls_is_stopped(plan, train_crops, valid_crops, tmp_path):
     plan = with_recipe(plan, learning_rate=1e-30, patience=2, epochs=9)
-    fit(LocalContext(tmp_path / "latest"), plan, train_crops, valid_crops)
-    state = checkpoint.load(tmp_path / "latest")
+    fit(LocalContext(tmp_path), plan, train_crops, valid_crops)
+    state = last_state(tmp_path)
     assert (state.epoch, state.best_epoch) == (state.best_epoch + 2, state.best_epoch)
     assert state.epoch < 9
 
@@ -386,8 +370,8 @@ def test_a_metric_that_an_epoch_lacks_is_never_the_best(plan, train_crops, valid
     only = dataclasses.replace(plan, attributes=plan.attributes[:1])
     data = [dataclasses.replace(d, targets=d.targets[:, :1]) for d in (train_crops, valid)]
     wanted = with_recipe(only, best_metric="average_precision", epochs=2)
-    fit(LocalContext(tmp_path / "latest"), wanted, *data)
-    state = checkpoint.load(tmp_path / "latest")
+    fit(LocalContext(tmp_path), wanted, *data)
+    state = last_state(tmp_path)
     assert (state.best_value, state.best_epoch) == (-np.inf, 1)
     assert state.best_weights
 
@@ -395,8 +379,8 @@ def test_a_metric_that_an_epoch_lacks_is_never_the_best(plan, train_crops, valid
 def test_weights_that_are_not_finite_end_the_run(plan, train_crops, valid_crops, tmp_path):
     trainer = Trainer(LocalContext(tmp_path), plan, TARGETS)
     next(trainer.ema.module.parameters()).data.fill_(float("nan"))
-    with pytest.raises(RunError, match="lower --learning-rate"):
-        trainer.validate(valid_crops, train_crops)
+    with pytest.raises(CannotTrainError, match="lower --learning-rate"):
+        trainer.validate(all_of(valid_crops), all_of(train_crops))
 
 
 @pytest.mark.parametrize("metric", ["score", "accuracy", "f1", "average_precision", "loss"])
@@ -404,8 +388,8 @@ def test_the_best_epoch_is_by_the_metric_asked_for(
     plan, train_crops, valid_crops, tmp_path, metric
 ):
     plan = with_recipe(plan, best_metric=metric, epochs=3)
-    fit(LocalContext(tmp_path / "latest"), plan, train_crops, valid_crops)
-    state = checkpoint.load(tmp_path / "latest")
+    fit(LocalContext(tmp_path), plan, train_crops, valid_crops)
+    state = last_state(tmp_path)
     values = [row[f"valid_{metric}"] * (-1 if metric == "loss" else 1) for row in state.history]
     assert state.best_value == max(values)
     assert state.best_epoch == 1 + values.index(max(values))
@@ -413,28 +397,34 @@ def test_the_best_epoch_is_by_the_metric_asked_for(
 
 def test_a_loss_that_is_not_finite_ends_the_run(plan, train_crops, valid_crops, tmp_path):
     plan = with_recipe(plan, learning_rate=1e30, optimizer="sgd")
-    with pytest.raises(RunError, match="NaN or infinite by epoch 1: lower --learning-rate"):
-        fit(LocalContext(tmp_path / "latest"), plan, train_crops, valid_crops)
+    with pytest.raises(CannotTrainError, match="NaN or infinite by epoch 1: lower --learning-rate"):
+        fit(LocalContext(tmp_path), plan, train_crops, valid_crops)
     assert not any(tmp_path.iterdir())
 
 
+def full_gpu(*_):
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def full_machine(*_):
+    return torch.empty(10**15)
+
+
+@pytest.mark.parametrize("full", [full_gpu, full_machine])
 def test_too_little_memory_names_a_batch_size(
-    plan, train_crops, valid_crops, tmp_path, monkeypatch
+    plan, train_crops, valid_crops, tmp_path, monkeypatch, full
 ):
-    def full(*args):
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
     monkeypatch.setattr(Trainer, "step", full)
-    with pytest.raises(RunError, match="batches of 8: try --batch-size 4"):
-        fit(LocalContext(tmp_path / "latest"), plan, train_crops, valid_crops)
+    with pytest.raises(CannotTrainError, match="batches of 8: try --batch-size 4"):
+        fit(LocalContext(tmp_path), plan, train_crops, valid_crops)
 
 
-def test_a_part_of_the_data_keeps_its_rows_together():
-    data = numbered(30)
-    part = part_of(data, 10, seed=1)
-    assert len(part) == 10
-    assert part.crops[:, 0, 0, 0].tolist() == part.targets[:, 0].tolist()
-    assert part_of(data, 99, seed=1).targets.tolist() == data.targets.tolist()
+def test_some_of_the_data_are_always_the_same():
+    chosen = some_of(30, 10, seed=1)
+    assert len(set(chosen.tolist())) == 10
+    assert sorted(chosen.tolist()) == chosen.tolist() == some_of(30, 10, seed=1).tolist()
+    assert chosen.tolist() != some_of(30, 10, seed=2).tolist()
+    assert some_of(30, 99, seed=1).tolist() == list(range(30))
 
 
 class WeighedContext(LocalContext):
@@ -449,7 +439,7 @@ class WeighedContext(LocalContext):
 @pytest.mark.full
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
 def test_memory_does_not_grow_over_epochs(plan, train_crops, valid_crops, tmp_path):
-    context = WeighedContext(tmp_path / "latest")
+    context = WeighedContext(tmp_path)
     context.weights = []
     fit(context, with_recipe(plan, epochs=60), train_crops, valid_crops)
     settled, last = np.median(context.weights[15:25]), np.median(context.weights[-10:])
@@ -467,8 +457,8 @@ def test_an_auxiliary_head_is_trained_kept_for_resuming_and_never_served(plan, t
     short = with_recipe(plan, epochs=1, batch_size=4, augmentation="none")
     wanted = dataclasses.replace(short, backbone="inception_v3")
     first = Trainer(LocalContext(tmp_path), wanted, TARGETS).training.state_dict()
-    fit(LocalContext(tmp_path / "latest"), wanted, data, data)
-    state = checkpoint.load(tmp_path / "latest")
+    fit(LocalContext(tmp_path), wanted, data, data)
+    state = last_state(tmp_path)
     own = {name for name in state.model if name.startswith("auxiliary.")}
     moved = {name for name in own if not torch.equal(state.model[name], first[name])}
     assert moved == own
