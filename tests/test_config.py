@@ -45,7 +45,7 @@ CASES = {
     ],
     TrainConfig: [
         ({"data": ()}, "--data NAME:DIR: name at least one data set"),
-        ({"workers": 0}, "--workers must be 1 or more: 0"),
+        ({"workers": "0"}, "--workers 0: N or MIN:MAX expected, such as 4:32"),
         ({"epochs": 0}, "--epochs must be 1 or more: 0"),
         ({"batch_size": 0}, "--batch-size must be 1 or more: 0"),
         ({"limit": -5}, "--limit must be 1 or more: -5"),

@@ -116,7 +116,7 @@ def drill(settings: Settings, folder: Path) -> Verdict:
         killer = Killer(nodes, rng, planned_kills(settings.kills, rng), settings.spread_s)
         argv = annotating.command(str(photos), str(output))
         runs = list(_runs(killer, argv, environment, settings, folder))
-    _judge(verdict, killer, runs)
+    judge(verdict, killer, runs)
     said = annotating.verify(str(output), folder / "verify.log")
     verdict.check("fattr verify is content", *unless(0, said))
     verdict.check("tables equal a calm run's", *annotating.differences(output, calm))
@@ -151,7 +151,7 @@ def _runs(
         is_done_over = is_done_over or ended.code == 0
 
 
-def _judge(verdict: Verdict, killer: Killer, runs: list[Ended]) -> None:
+def judge(verdict: Verdict, killer: Killer, runs: list[Ended]) -> None:
     """A run may give up with 3, which asks for a rerun; any other error is wrong."""
     codes = [ended.code for ended in runs]
     wrong = [ended for ended in runs if ended.code not in (0, EXIT_UNFINISHED, -signal.SIGKILL)]

@@ -16,17 +16,18 @@ from ray.cluster_utils import Cluster  # noqa: TID251 -- the drill's own cluster
 
 NUM_WORKER_NODES = 2
 STORE_BYTES = 200 << 20
-ACTOR_WORD = "AnnotateActor"  # in the title of the process of every actor that annotates
+ANNOTATES = "AnnotateActor"  # in the title of the process of every actor that does
+TRAINS = "RayTrainWorker"
 
 
 class Nodes:
     """The nodes, by their processes."""
 
-    def __init__(self, cpus_per_node: int) -> None:
+    def __init__(self, cpus_per_node: int, actor_word: str) -> None:
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # Ray's processes inherit it
         head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": STORE_BYTES}
         self._cluster = Cluster(initialize_head=True, head_node_args=head)
-        self._cpus = cpus_per_node
+        self._cpus, self._actor_word = cpus_per_node, actor_word
         self._workers = [self._new_node() for _ in range(NUM_WORKER_NODES)]
 
     @property
@@ -43,9 +44,9 @@ class Nodes:
         self._workers[number] = self._new_node()
 
     def actor_pids(self) -> list[int]:
-        """Processes that annotate, on any of the nodes."""
+        """Processes of the actors that do the work, on any of the nodes."""
         raylets = {_raylet_pid(node) for node in self._workers}
-        return sorted(pid for pid in _children(raylets) if ACTOR_WORD in _title(pid))
+        return sorted(pid for pid in _children(raylets) if self._actor_word in _title(pid))
 
     def close(self) -> None:
         """End all nodes."""
@@ -56,9 +57,9 @@ class Nodes:
 
 
 @contextmanager
-def ray_nodes(cpus_per_node: int = 2) -> Iterator[Nodes]:
+def ray_nodes(cpus_per_node: int = 2, actor_word: str = ANNOTATES) -> Iterator[Nodes]:
     """The cluster, for as long as the block lasts."""
-    nodes = Nodes(cpus_per_node)
+    nodes = Nodes(cpus_per_node, actor_word)
     try:
         yield nodes
     finally:
@@ -66,7 +67,7 @@ def ray_nodes(cpus_per_node: int = 2) -> Iterator[Nodes]:
 
 
 def wait_for_actors(nodes: Nodes, timeout_s: float) -> list[int]:
-    """Processes that annotate, as soon as there are any; none where the time runs out."""
+    """Processes that do the work, as soon as there are any; none where the time runs out."""
     stop = time.monotonic() + timeout_s
     while not (pids := nodes.actor_pids()) and time.monotonic() < stop:
         time.sleep(0.1)

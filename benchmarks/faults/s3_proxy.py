@@ -37,6 +37,7 @@ class Fault(StrEnum):
 class Plan:
     """What the proxy does to requests.
 
+    ``bytes_per_s`` is how fast the body of one request goes through; None: at once.
     ``expires_after`` is the number of requests after which the access key of the last of them is
     no longer taken; another key is.
     """
@@ -45,6 +46,7 @@ class Plan:
     seed: int = 0
     faults: tuple[Fault, ...] = tuple(Fault)
     hang_s: float = 40.0
+    bytes_per_s: float | None = None
     expires_after: int | None = None
 
 
@@ -142,6 +144,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         proxy, body = self.server.proxy, self._read_body()
+        if proxy.plan.bytes_per_s:
+            time.sleep(len(body) / proxy.plan.bytes_per_s)
         fault = proxy.next_fault()
         if proxy.is_expired(access_key(self.headers.get("Authorization", ""))):
             self._answer(_error(400, "ExpiredToken", "The provided token has expired."))

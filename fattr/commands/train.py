@@ -1,24 +1,22 @@
-"""``jobs/train.py``: data sets in, a bundle out."""
+"""``jobs/train.py``: data sets in, a bundle out; the same command goes on where it was killed."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fattr import bundle
-from fattr.attributes import Attribute, Kind
-from fattr.build import build_classifier, cpu_count, resolve_device
+from fattr import storage
+from fattr.attributes import Attribute
+from fattr.build import build_classifier, cpu_count, resolve_device, settings_id
 from fattr.bundle import CARD, Bundle
-from fattr.classify.backbones import check_crop_size
 from fattr.classify.cost import cost_table, measure
-from fattr.classify.imagenet import imagenet_checkpoint
-from fattr.classify.network import AttributeNet, load_backbone
-from fattr.classify.transforms import build_augmentation
 from fattr.commands.train_data import (
     check_data,
     choose_attributes,
@@ -27,136 +25,234 @@ from fattr.commands.train_data import (
     read_split,
     refuse_unlabelled,
 )
+from fattr.commands.train_plan import build_plan, describe, digests, settings_of, shares
 from fattr.config import TrainConfig
 from fattr.crop import named_rule
 from fattr.datasets import DatasetSplit
-from fattr.detect import source as detectors
-from fattr.errors import RunError, UsageError
+from fattr.errors import FattrError, RunError, StorageError, UsageError
 from fattr.labelled_crops import LabelledCrops
 from fattr.on_ray.session import ray_session
-from fattr.on_ray.train import CHECKPOINTS, fit_on_ray
-from fattr.outputs import local_folder, refuse_used_output
+from fattr.on_ray.train import Workers, check_room, fit_on_ray
+from fattr.outputs import names_in, put, refuse_held, workplace
 from fattr.presets import TrainPreset, train_preset
+from fattr.records import Status
 from fattr.report.model_card import model_card
 from fattr.report.training import crops_grid, training_curves
-from fattr.runs.record import new_run_id, versions, write_json
+from fattr.report.training_page import training_page
+from fattr.runs.checkpoints import CheckpointStore
+from fattr.runs.lease import Lease, hold_lease
+from fattr.runs.record import RunRecord, new_run_id, versions
+from fattr.runs.run import SUCCESS
 from fattr.train import checkpoint
-from fattr.train.batches import examples, reduced_hw
+from fattr.train.batches import examples
 from fattr.train.finish import make_bundle
-from fattr.train.loss_settings import LossSettings
-from fattr.train.plan import Recipe, TrainPlan
+from fattr.train.plan import TrainPlan
 from fattr.train.tracking import Tracker, write_history
-from fattr.train.transfer import match_heads
-from fattr.train.verdict import verdict
+from fattr.train.verdict import Verdict, verdict
 
 log = logging.getLogger(__name__)
 
+CHECKPOINTS, RUN = "checkpoints", "run.json"
 COST_BATCH_SIZE = 16
 SHOWN_SAMPLES, SHOWN_EPOCHS = 8, 9  # in crops.png: one row a sample
+EXIT_USAGE, EXIT_UNFINISHED = 2, 3
 
 
-def init_weights(init: str, backbone: str) -> Path | None:
-    """Where the backbone's first weights are; None for random ones.
+@dataclass(frozen=True, slots=True, eq=False)
+class Job:
+    """A request with all that it names found and checked."""
+
+    config: TrainConfig
+    preset: TrainPreset
+    plan: TrainPlan
+    train: Sequence[DatasetSplit]
+    valid: Sequence[DatasetSplit]
+    output: str  # canonical URI
+    settings: dict[str, Any]
+
+    @property
+    def attributes(self) -> tuple[Attribute, ...]:
+        """What the network predicts."""
+        return self.plan.attributes
+
+    @property
+    def store(self) -> CheckpointStore:
+        """Where its checkpoints are."""
+        recipe = self.plan.recipe
+        return CheckpointStore(
+            storage.join(self.output, CHECKPOINTS),
+            num_best=recipe.num_checkpoints,
+            metric=f"valid_{recipe.best_metric}",
+            lower_is_better=recipe.best_metric == "loss",
+        )
+
+
+def plan_job(config: TrainConfig) -> Job:
+    """Find and check all that a request names, but for the pixels.
 
     Raises:
-        UsageError: they are not there.
+        UsageError: something does not exist, or does not go together.
     """
-    if init == "none":
-        return None
-    if init == "imagenet":
-        return imagenet_checkpoint(backbone)
-    if not Path(init).is_file():
-        raise UsageError(f"--init {init}: a torchvision checkpoint, imagenet or none expected")
-    return Path(init)
+    preset = train_preset(config.preset)
+    train = [read_split(spec, "train", config.limit) for spec in config.data]
+    valid = [read_split(spec, "valid", config.limit) for spec in config.data]
+    attributes = choose_attributes(preset, train)
+    for splits in (train, valid):
+        refuse_unlabelled(splits, attributes)
+    plan = build_plan(config, preset, attributes)
+    output = storage.canonical_uri(config.output)
+    settings = settings_of(config, preset, plan, train, valid)
+    return Job(config, preset, plan, train, valid, output, settings)
 
 
-def init_bundle(name: str | None, backbone: str, attributes: Sequence[Attribute]) -> Bundle | None:
-    """The trained model to start from, if one is named; the log says which heads it brings.
+def train(config: TrainConfig) -> int:
+    """Run the job, or the rest of it; 0 when the bundle is written, or was before.
 
     Raises:
-        UsageError: there is no such model, or its backbone is another.
+        UsageError: the request is wrong; nothing was written.
+        RunError: training could not finish; the same command goes on with it.
     """
-    if name is None:
-        return None
-    found = bundle.find(name)
-    matched = match_heads(backbone, attributes, found)
-    taken, fresh = (", ".join(names) or "none" for names in (matched.taken, matched.fresh))
-    log.info("starting from %s: heads taken: %s; fresh: %s", found.spec.name, taken, fresh)
-    return found
+    job = plan_job(config)
+    storage.check_writable(job.output)
+    if is_finished(job, read_run(job)):
+        return 0
+    with ray_session():
+        check_room(config.worker_range[0], use_gpu=config.gpus)
+        job = checked(job)
+        crops = cut(job)
+        log_cost(config, job.preset, job.plan)
+        with hold_lease(job.output) as lease:
+            said = read_run(job)  # again: another run may have been at it since
+            if not is_finished(job, said):
+                with record_of(job, said) as record:
+                    carry_out(job, *crops, record, lease)
+    return 0
 
 
-def _given(config: TrainConfig, settings: type) -> dict[str, Any]:
-    """The flags that replace fields of these settings."""
-    names = {f.name for f in dataclasses.fields(settings)}
-    flags = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name in names}
-    return {n: value for n, value in flags.items() if value is not None and value is not False}
-
-
-def build_recipe(config: TrainConfig, preset: TrainPreset) -> Recipe:
-    """The preset's recipe with the flags that replace parts of it.
+def read_run(job: Job) -> dict[str, Any]:
+    """What ``run.json`` of the output says; empty where there is no run yet.
 
     Raises:
-        UsageError: they do not go together.
+        UsageError: the output holds something else.
+        StorageError: it cannot be read.
     """
     try:
-        recipe = dataclasses.replace(
-            preset.recipe,
-            **_given(config, Recipe),
-            losses=dataclasses.replace(preset.recipe.losses, **_given(config, LossSettings)),
-        )
-    except ValueError as err:
-        raise UsageError(f"settings do not go together: {err}") from err
-    num_parts = config.workers * recipe.accumulate
-    if recipe.batch_size % num_parts or recipe.batch_size < 2 * num_parts:
-        raise UsageError(
-            f"batch size {recipe.batch_size} must be a multiple of --workers {config.workers}"
-            f" times --accumulate {recipe.accumulate}, and leave each part 2 samples or more"
-        )
-    build_augmentation(recipe.augmentation, preset.crop_size_hw)
-    return recipe
+        return dict(json.loads(storage.read_bytes(storage.join(job.output, RUN))))
+    except ValueError:
+        raise UsageError(f"{job.output}/{RUN} is damaged: choose another --output") from None
+    except StorageError as error:
+        if error.status != Status.MISSING or "NoSuchBucket" in error.reason:
+            raise
+    refuse_held(job.output, names_in(job.output))
+    return {}
 
 
-def check_metric(recipe: Recipe, attributes: Sequence[Attribute]) -> None:
-    """Refuse a metric that these attributes do not have.
+def is_finished(job: Job, said: Mapping[str, Any]) -> bool:
+    """Whether the output holds this very run, finished; the log tells it.
 
     Raises:
-        UsageError: naming those they have.
+        UsageError: the output holds a run with other settings.
     """
-    if recipe.best_metric not in ("score", "loss") and all(a.kind is Kind.AGE for a in attributes):
+    if not said:
+        return False
+    before, now = said.get("settings", {}), job.settings
+    differ = [
+        f"{name} {_short(before.get(name))}, not {_short(value)}"
+        for name, value in sorted(now.items())
+        if before.get(name) != value
+    ]
+    if differ:
         raise UsageError(
-            f"--best-metric {recipe.best_metric} is a mean over attributes without age, and there"
-            " is no other: use score or loss"
+            f"--output {job.output} holds a run with other settings ({'; '.join(differ[:4])}):"
+            " choose another --output, or the settings of that run"
         )
+    if not storage.exists(storage.join(job.output, SUCCESS)):
+        return False
+    log.info("%s holds this run, finished: nothing to do", job.output)
+    return True
 
 
-def build_plan(
-    config: TrainConfig, preset: TrainPreset, attributes: tuple[Attribute, ...]
-) -> TrainPlan:
-    """The preset, with flags applied, for these attributes.
+def _short(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+@contextmanager
+def record_of(job: Job, said: Mapping[str, Any]) -> Iterator[RunRecord]:
+    """``run.json`` of a run that begins, or goes on; a failure is put down in it.
 
     Raises:
-        UsageError: settings that do not go together, a backbone that does not exist or take the
-            preset's crops, or first weights that are not there.
+        RunError: the block failed; what is done is kept.
     """
-    backbone, recipe = config.backbone or preset.backbone, build_recipe(config, preset)
-    check_crop_size(backbone, reduced_hw(preset.crop_size_hw, recipe, 0))
-    check_metric(recipe, attributes)
-    init = "none" if config.init_from else config.init or preset.init
-    checkpoint_file = init_weights(init, backbone)
-    if checkpoint_file:  # refused here, not in a worker
-        load_backbone(AttributeNet(backbone, attributes), checkpoint_file)
-    return TrainPlan(
-        backbone=backbone,
-        attributes=attributes,
-        recipe=recipe,
-        seed=config.seed,
-        init_weights=checkpoint_file.read_bytes() if checkpoint_file else None,
-        init_bundle=init_bundle(config.init_from, backbone, attributes),
-    )
+    started = datetime.now(UTC)
+    new = {
+        "run_id": new_run_id(started),
+        "job": "train",
+        "started": started.isoformat(),
+        "settings_id": settings_id(job.settings),
+        "settings": job.settings,
+        "checkpoints": CHECKPOINTS,
+    }
+    content = dict(said) or new
+    content |= {"versions": versions(), "workers": job.config.workers, "exit_code": None}
+    record = RunRecord(storage.join(job.output, RUN), content)
+    record.note("continued" if said else "began", error=None)
+    try:
+        yield record
+    except (FattrError, OSError) as error:
+        problem = problem_of(job, error)
+        code = EXIT_USAGE if isinstance(error, UsageError) else EXIT_UNFINISHED
+        try:
+            record.note("failed", exit_code=code, error=problem)
+        except FattrError as unsaid:  # as when the disk is full: what made the run fail matters
+            log.warning("run.json could not be written: %s", unsaid)
+        if isinstance(error, UsageError):
+            raise
+        raise RunError(problem) from error
+
+
+def problem_of(job: Job, error: FattrError | OSError) -> str:
+    """What went wrong and what to do, on one line."""
+    if isinstance(error, RunError | UsageError):
+        return str(error)
+    said = str(error)
+    if isinstance(error, OSError):  # Arrow's own words may quote an endpoint
+        said = f"cannot write {job.output}: {error.strerror or type(error).__name__}"
+    return f"{said}; what is done is kept: mend that and run the same command again"
+
+
+def checked(job: Job) -> Job:
+    """The job with those images alone that it may use, and its settings with their digests.
+
+    Which these are depends on more than the two splits: on the pixels, and on a test split.
+
+    Raises:
+        UsageError: an image is missing or damaged.
+    """
+    test = held_out_splits(job.config.data, job.config.limit)
+    train, valid = check_data(job.train, job.valid, test)
+    settings = job.settings | {"used": digests((*train, *valid))}
+    return dataclasses.replace(job, train=train, valid=valid, settings=settings)
+
+
+def cut(job: Job) -> tuple[LabelledCrops, LabelledCrops]:
+    """The crops to learn from and to measure on.
+
+    Raises:
+        UsageError: they are fewer than a batch.
+    """
+    crops = cut_crops(job.config, job.preset, job.attributes, job.train)
+    batch_size = job.plan.recipe.batch_size
+    if len(crops) < batch_size:
+        raise UsageError(
+            f"{len(crops)} training images are fewer than one batch of {batch_size}:"
+            " lower --batch-size"
+        )
+    return crops, cut_crops(job.config, job.preset, job.attributes, job.valid)
 
 
 def log_cost(config: TrainConfig, preset: TrainPreset, plan: TrainPlan) -> None:
-    """What labelling with the network will cost on this machine, as a row of a table."""
+    """What labelling with the network will cost on this machine, and what each worker gets."""
     cost = measure(
         plan.backbone,
         plan.attributes,
@@ -166,171 +262,180 @@ def log_cost(config: TrainConfig, preset: TrainPreset, plan: TrainPlan) -> None:
     )
     for line in cost_table([cost]).splitlines():
         log.info("%s", line)
-
-
-def describe(
-    config: TrainConfig, preset: TrainPreset, plan: TrainPlan, splits: Sequence[DatasetSplit]
-) -> dict[str, Any]:
-    """How the model was made, without paths: for the bundle, its card and ``run.json``."""
-    data = " ".join(f"--data {split.name}:DIR" for split in splits)
-    given = _given(config, Recipe) | _given(config, LossSettings)
-    defaults = {f.name: f.default for f in dataclasses.fields(config)}
-    flags = "".join(
-        f"--{name.replace('_', '-')} " + ("" if value is True else f"{value} ")
-        for name, value in given.items()
-    )
-    flags += "".join(
-        f"--{name.replace('_', '-')} {Path(str(value)).name} "
-        for name in ("backbone", "limit", "detector", "detect_size", "seed", "workers")
-        if (value := getattr(config, name)) != defaults[name]
-    )
-    start = Path(config.init or preset.init).name
-    flags += f"--init {start} " if config.init else ""
-    if plan.init_bundle:
-        flags += f"--init-from {plan.init_bundle.spec.name} "
-        start = f"{plan.init_bundle.spec.name} {plan.init_bundle.model_id}"
-    source = detectors.find(config.detector)
-    return {
-        "command": f"python jobs/train.py --preset {config.preset} {flags}{data} --output DIR",
-        "preset": config.preset,
-        "recipe": dataclasses.asdict(plan.recipe) | {"seed": plan.seed, "init": start},
-        "detector": {
-            "name": source.name,
-            "sha256": source.sha256,
-            "detect_size": config.detect_size,
-        },
-        "data": [{"name": s.name, "images": len(s.samples), "licence": s.licence} for s in splits],
-    }
+    log.info("%s", shares(plan, config.worker_range))
 
 
 def log_epoch(metrics: Mapping[str, float]) -> None:
     """One line an epoch."""
     log.info(
-        "epoch %d: train loss %.4f, valid loss %.4f, valid score %.4f, %.0f s",
+        "epoch %d: train loss %.4f, valid loss %.4f, valid score %.4f, %.0f s, %.0f%% of it waiting"
+        " for data",
         metrics["epoch"],
         metrics["train_loss"],
         metrics["valid_loss"],
         metrics["valid_score"],
         metrics["seconds"],
+        100 * metrics["data_wait_share"],
     )
 
 
-def fit(
-    config: TrainConfig, plan: TrainPlan, train: LabelledCrops, valid: LabelledCrops, output: Path
-) -> checkpoint.TrainState:
-    """Train on Ray, with TensorBoard and ``crops.png`` on the way; the last state."""
-    with Tracker(output) as tracker, ray_session():
-        shown = examples(train, plan, num_samples=SHOWN_SAMPLES, num_epochs=SHOWN_EPOCHS)
-        crops_grid(shown, output / "crops.png")
-        tracker.crops(shown)
-
-        def on_epoch(metrics: Mapping[str, float]) -> None:
-            log_epoch(metrics)
-            tracker.epoch(metrics)
-
-        last = fit_on_ray(
-            plan,
-            train,
-            valid,
-            num_workers=config.workers,
-            use_gpu=config.gpus,
-            output=output,
-            on_epoch=on_epoch,
-        )
-    return checkpoint.load(last)
-
-
-def summarize(
-    made: Bundle, state: checkpoint.TrainState, valid: LabelledCrops, output: Path
+def carry_out(
+    job: Job, train: LabelledCrops, valid: LabelledCrops, record: RunRecord, lease: Lease
 ) -> None:
-    """History, curves, precision-recall curves, and the verdict in a line."""
-    write_history(output, state.history)
-    said = verdict(state.history)
-    training_curves(
-        state.history,
-        best_epoch=state.best_epoch,
-        title=f"{made.spec.name}: {said.fit}. {said.reason}",
-        path=output / "curves.png",
-    )
-    probs = build_classifier(made, device="cpu", num_threads=cpu_count()).predict_proba(valid.crops)
-    with Tracker(output) as tracker:
-        tracker.precision_recall(made.spec.attributes, valid.targets, probs, state.best_epoch)
-    log.info("%s fit: %s", said.fit, said.reason)
-
-
-def train(config: TrainConfig) -> int:
-    """Run the job; 0 when the bundle is written.
-
-    Raises:
-        UsageError: the request is wrong; nothing was written.
-        RunError: training could not finish.
-    """
-    started, clock = datetime.now(UTC), time.monotonic()
-    output = local_folder(config.output)
-    refuse_used_output(output)
-    preset = train_preset(config.preset)
-    train_splits = [read_split(spec, "train", config.limit) for spec in config.data]
-    valid_splits = [read_split(spec, "valid", config.limit) for spec in config.data]
-    attributes = choose_attributes(preset, train_splits)
-    for splits in (train_splits, valid_splits):
-        refuse_unlabelled(splits, attributes)
-    plan = build_plan(config, preset, attributes)
-    test_splits = held_out_splits(config.data, config.limit)
-    train_splits, valid_splits = check_data(train_splits, valid_splits, test_splits)
-    log_cost(config, preset, plan)
-    train_crops = cut_crops(config, preset, attributes, train_splits)
-    valid_crops = cut_crops(config, preset, attributes, valid_splits)
-    if len(train_crops) < plan.recipe.batch_size:
-        raise UsageError(
-            f"{len(train_crops)} training images are fewer than one batch of "
-            f"{plan.recipe.batch_size}: lower --batch-size"
-        )
-    output.mkdir(parents=True, exist_ok=True)
-    try:
-        state = fit(config, plan, train_crops, valid_crops, output)
-    except RunError as err:
-        _write_run(output, started, time.monotonic() - clock, exit_code=3, error=str(err))
-        raise
-    made = make_bundle(
-        output / "bundle",
-        name=config.preset,
-        plan=plan,
-        rule=named_rule(preset.crop_rule, preset.crop_size_hw),
-        state=state,
-        valid=valid_crops,
-        splits=train_splits,
-        training=describe(config, preset, plan, train_splits),
-    )
-    _finish(output, made, started, time.monotonic() - clock)
-    summarize(made, state, valid_crops, output)
-    (output / "_SUCCESS").write_bytes(b"")
-    return 0
-
-
-def _write_run(output: Path, started: datetime, seconds: float, **outcome: object) -> None:
-    run = {
-        "run_id": new_run_id(started),
-        "job": "train",
-        "started": started.isoformat(),
-        "seconds": round(seconds, 1),
-        "versions": versions(),
-        "checkpoints": CHECKPOINTS,
-    }
-    write_json(output.as_uri() + "/run.json", run | outcome)
-
-
-def _finish(output: Path, made: Bundle, started: datetime, seconds: float) -> None:
-    (made.folder / CARD).write_text(model_card(made.spec, made.model_id, figures={}))
-    _write_run(
-        output,
-        started,
-        seconds,
+    """Train, make the bundle and what is to be read beside it, and last of all ``_SUCCESS``."""
+    with workplace(job.output) as folder:
+        try:
+            state = fit(job, train, valid, record, lease, folder)
+            lease.check()
+            made = finish(job, state, valid, record, folder)
+        except (FattrError, OSError):
+            put_what_is_there(folder, job.output, lease)
+            raise
+        lease.check()
+        put(folder, job.output)
+    lease.check()
+    record.note(
+        "finished",
         exit_code=0,
         model_id=made.model_id,
         training=made.spec.training,
         licence=made.spec.licence,
     )
+    storage.write_bytes(storage.join(job.output, SUCCESS), b"")
     macro_accuracy = made.spec.training["valid"]["macro"]["accuracy"]
-    log.info("valid macro accuracy %.4f; bundle in %s", macro_accuracy, made.folder)
+    bundle_uri = storage.join(job.output, "bundle")
+    log.info("valid macro accuracy %.4f; bundle in %s", macro_accuracy, bundle_uri)
     if made.spec.research_only:
         log.warning("model %s is for research only: %s", made.spec.name, made.spec.licence)
+
+
+def put_what_is_there(folder: Path, output: str, lease: Lease) -> None:
+    """``put`` of a run that failed: what made it fail matters more than what becomes of this."""
+    try:
+        lease.check()
+        put(folder, output)
+    except FattrError as error:
+        log.warning("TensorBoard's events were not put into %s: %s", output, error)
+
+
+def fit(
+    job: Job,
+    train: LabelledCrops,
+    valid: LabelledCrops,
+    record: RunRecord,
+    lease: Lease,
+    folder: Path,
+) -> checkpoint.TrainState:
+    """Train on Ray from the last checkpoint on, with TensorBoard and ``crops.png`` on the way.
+
+    Raises:
+        RunError: training failed.
+    """
+    before = checkpoint.newest(job.store.folders())
+    history = before.history if before else []
+    if before:
+        log.info("going on after epoch %d and %d samples", before.epoch, before.position)
+    with Tracker(folder) as tracker:
+        shown = examples(train, job.plan, num_samples=SHOWN_SAMPLES, num_epochs=SHOWN_EPOCHS)
+        crops_grid(shown, folder / "crops.png")
+        tracker.crops(shown)
+        for row in history:  # events of an earlier attempt may be lost
+            tracker.epoch(row)
+        last = len(history)
+        least, most = job.config.worker_range
+
+        def on_start(num_workers: int) -> None:
+            log.info("workers: %d", num_workers)
+            record.timeline.event("workers", datetime.now(UTC), workers=num_workers)
+
+        def on_epoch(metrics: Mapping[str, float]) -> None:
+            nonlocal last
+            if metrics["epoch"] > last:  # one that was done again is known
+                last = int(metrics["epoch"])
+                log_epoch(metrics)
+                tracker.epoch(metrics)
+                note_epoch(record, lease, last)
+
+        fit_on_ray(
+            job.plan,
+            train,
+            valid,
+            workers=Workers(
+                least=least,
+                most=most,
+                use_gpu=job.config.gpus,
+                num_processes=job.config.input_processes,
+            ),
+            store=job.store,
+            on_start=on_start,
+            on_epoch=on_epoch,
+        )
+    state = checkpoint.newest(job.store.folders())
+    if state is None:
+        raise RunError("training ended without a checkpoint: run the same command again")
+    return state
+
+
+def note_epoch(record: RunRecord, lease: Lease, epoch: int) -> None:
+    """Put down that an epoch is done; where that fails, training goes on without."""
+    try:
+        lease.check()
+        record.timeline.sample(record.seconds, epoch)
+        record.note("epoch", epochs=epoch)
+    except FattrError as error:
+        log.warning("epoch %d was not put down in run.json: %s", epoch, error)
+
+
+def finish(
+    job: Job, state: checkpoint.TrainState, valid: LabelledCrops, record: RunRecord, folder: Path
+) -> Bundle:
+    """Bundle with its card, history, curves, precision-recall curves, and the verdict in a line."""
+    made = make_bundle(
+        folder / "bundle",
+        name=job.config.preset,
+        plan=job.plan,
+        rule=named_rule(job.preset.crop_rule, job.preset.crop_size_hw),
+        state=state,
+        valid=valid,
+        splits=job.train,
+        training=describe(job.config, job.preset, job.plan, job.train),
+    )
+    (made.folder / CARD).write_text(model_card(made.spec, made.model_id, figures={}))
+    write_history(folder, state.history)
+    said = verdict(state.history)
+    curves = folder / "curves.png"
+    title = f"{made.spec.name}: {said.fit}. {said.reason}"
+    training_curves(state.history, best_epoch=state.best_epoch, title=title, path=curves)
+    probs = build_classifier(made, device="cpu", num_threads=cpu_count()).predict_proba(valid.crops)
+    with Tracker(folder) as tracker:
+        tracker.precision_recall(made.spec.attributes, valid.targets, probs, state.best_epoch)
+    write_page(job, made, state, said, record, folder)
+    log.info("%s fit: %s", said.fit, said.reason)
+    return made
+
+
+def write_page(
+    job: Job,
+    made: Bundle,
+    state: checkpoint.TrainState,
+    said: Verdict,
+    record: RunRecord,
+    folder: Path,
+) -> None:
+    """``summary.html``: the run on one page."""
+    page = training_page(
+        name=made.spec.name,
+        verdict=f"{said.fit} fit: {said.reason}",
+        history=state.history,
+        best_epoch=state.best_epoch,
+        curves_png=(folder / "curves.png").read_bytes(),
+        facts={
+            "model": made.model_id,
+            "command": made.spec.training["command"],
+            "images": ", ".join(f"{s.name} {s.split}: {len(s.samples)}" for s in job.train),
+            "seconds": f"{record.seconds:.0f}",
+            "licence": made.spec.licence,
+        },
+        settings=job.settings,
+    )
+    (folder / "summary.html").write_text(page, encoding="utf-8")

@@ -5,7 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from fattr.config.checks import check_fraction, check_positive, check_statuses, split_names
+from fattr.config.checks import (
+    check_fraction,
+    check_positive,
+    check_statuses,
+    parse_range,
+    split_names,
+)
 from fattr.config.detect import DetectConfig
 from fattr.errors import UsageError
 
@@ -114,16 +120,7 @@ class AnnotateConfig(DetectConfig):
         Raises:
             UsageError: it is no range.
         """
-        if self.actors is None:
-            return None
-        least, _, most = self.actors.partition(":")
-        try:
-            both = int(least), int(most or least)
-        except ValueError:
-            both = 0, 0
-        if not 1 <= both[0] <= both[1]:
-            raise UsageError(f"--actors {self.actors}: N or MIN:MAX expected, such as 4:32")
-        return both
+        return None if self.actors is None else parse_range("--actors", self.actors)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -42,5 +42,26 @@ def check_statuses(flag: str, names: tuple[str, ...]) -> None:
 
 def check_positive(flag: str, value: int | None) -> None:
     """Refuse what is below 1."""
-    if value is not None and value < 1:
-        raise UsageError(f"{flag} must be 1 or more: {value}")
+    check_least(flag, value, 1)
+
+
+def check_least(flag: str, value: int | None, least: int) -> None:
+    """Refuse what is below that."""
+    if value is not None and value < least:
+        raise UsageError(f"{flag} must be {least} or more: {value}")
+
+
+def parse_range(flag: str, text: str) -> tuple[int, int]:
+    """The least and the most of ``N`` or ``MIN:MAX``.
+
+    Raises:
+        UsageError: it is no range.
+    """
+    least, _, most = text.partition(":")
+    try:
+        both = int(least), int(most or least)
+    except ValueError:
+        both = 0, 0
+    if not 1 <= both[0] <= both[1]:
+        raise UsageError(f"{flag} {text}: N or MIN:MAX expected, such as 4:32")
+    return both

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from fattr.config.checks import check_positive
+from fattr.config.checks import check_least, check_positive, parse_range
 from fattr.config.detect import DetectConfig
 from fattr.errors import UsageError
 
@@ -19,9 +19,10 @@ class TrainConfig(DetectConfig):
     data: tuple[str, ...]
     """Data set as NAME:DIR; repeat for several, which then train one network together."""
     output: str
-    """Folder for bundle, checkpoints, history and run.json."""
-    workers: int = 1
-    """Ray Train workers; the batch size is that of all of them."""
+    """Folder or s3:// prefix for bundle, checkpoints and figures; again: goes on there."""
+    workers: str = "1"
+    """Ray Train workers, as N, or as MIN:MAX of a cluster that grows and shrinks; batch size and
+    learning rate are those of all of them together."""
     gpus: bool = False
     """One GPU for each worker."""
     augmentation: str | None = None
@@ -72,6 +73,12 @@ class TrainConfig(DetectConfig):
     """Stop after this many epochs without a better one."""
     num_checkpoints: int | None = None
     """Keep the checkpoints of this many best epochs."""
+    checkpoint_every: int | None = None
+    """Steps between checkpoints within an epoch; without it there is one after each epoch."""
+    deterministic: bool = False
+    """Only algorithms that repeat to the bit, which are slower on a GPU."""
+    freeze_batch_norm: bool = False
+    """Keep the first statistics of batch norm layers, whatever the number of workers."""
     seed: int = 0
     """Seed of initial weights, order and augmentation."""
     backbone: str | None = None
@@ -82,16 +89,31 @@ class TrainConfig(DetectConfig):
     """Trained model (shipped name, bundle folder or training output) to start from instead."""
     limit: int | None = None
     """Take only the first images of each split."""
+    cache_bytes: int | None = None
+    """Most memory for a split's crops; more are cut anew each epoch. Default: an eighth of all."""
+    input_processes: int | None = None
+    """Processes that make the batches of each worker; 0: none. Default: by its CPUs."""
 
     def __post_init__(self) -> None:
         DetectConfig.__post_init__(self)
-        counts = ("workers", "epochs", "batch_size", "limit", "accumulate", "patience")
-        for flag in (*counts, "num_checkpoints"):
+        counts = ("epochs", "batch_size", "limit", "accumulate", "patience")
+        for flag in (*counts, "num_checkpoints", "checkpoint_every"):
             check_positive(f"--{flag.replace('_', '-')}", getattr(self, flag))
+        check_least("--input-processes", self.input_processes, 0)
+        _ = self.worker_range  # raises if it is no range
         if not self.data:
             raise UsageError("--data NAME:DIR: name at least one data set")
         if self.init is not None and self.init_from is not None:
             raise UsageError("--init and --init-from exclude each other: give one of them")
+
+    @property
+    def worker_range(self) -> tuple[int, int]:
+        """The least and the most workers.
+
+        Raises:
+            UsageError: it is no range.
+        """
+        return parse_range("--workers", self.workers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

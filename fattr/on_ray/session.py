@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import ray
@@ -19,23 +19,31 @@ STARTING_AT_ONCE = (
     16  # of workers; with as many as cores, Ray warns on a small machine of its own tasks
 )
 
+TRAIN_POLL_S = 0.5  # Ray Train looks after its workers, and takes a report from each; else 2 s
+TRAIN_START_S = 20  # it waits for room, then looks at the cluster again; else 60 s
+
 MIN_LOGICAL_CPUS = 4  # actors and Ray Data's own tasks each hold a slot: two slots can deadlock
 
 
 @contextmanager
-def ray_session() -> Iterator[None]:
+def ray_session(worker_env: Mapping[str, str] | None = None) -> Iterator[None]:
     """Connect to the cluster named by RAY_ADDRESS (as under ``ray job submit``), or start one here.
 
     A local cluster opens no dashboard, listens on the loopback interface only, sends no usage
-    statistics, and ends with the block. Other clusters on the machine do not matter to it.
+    statistics, and ends with the block. Other clusters on the machine do not matter to it. The
+    processes of a session that begins here have ``worker_env`` in their environment.
     """
     if ray.is_initialized():
         yield
         return
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(TRAIN_POLL_S))
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(TRAIN_START_S))
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's own coming default
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # fattr keeps the records
+    runtime_env = {"env_vars": dict(worker_env)} if worker_env else None
     if os.environ.get("RAY_ADDRESS"):
-        ray.init(logging_level=logging.ERROR, log_to_driver=False)
+        ray.init(logging_level=logging.ERROR, log_to_driver=False, runtime_env=runtime_env)
     else:
         os.environ.setdefault("RAY_API_SERVER_ADDRESS", NO_DASHBOARD)
         os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(STARTING_AT_ONCE))
@@ -47,6 +55,7 @@ def ray_session() -> Iterator[None]:
                 include_dashboard=False,
                 logging_level=logging.ERROR,
                 log_to_driver=False,  # workers speak through on_ray.mailbox; logs stay in files
+                runtime_env=runtime_env,
             )
     try:
         yield

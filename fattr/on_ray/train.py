@@ -1,27 +1,28 @@
-"""The training loop on Ray Train V2: a worker group, gradients averaged over it."""
+"""The training loop on Ray Train V2: a group of workers, made again whenever some of it is lost."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import ray
 import ray.train
 import ray.train.torch
-import torch
-from ray.train.v2.api.exceptions import TrainingFailedError
-from torch import nn
+from pyarrow.fs import FileType
+from ray._private import state as ray_state
+from ray.train.v2.api.callback import UserCallback
+from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
 
-from fattr.build import cpu_count
-from fattr.errors import RunError
+from fattr import storage
+from fattr.errors import FattrError, RunError, UsageError
 from fattr.labelled_crops import LabelledCrops
 from fattr.on_ray.mailbox import Sender, mailbox
+from fattr.on_ray.train_context import RayContext
+from fattr.runs.checkpoints import CheckpointStore
 from fattr.train.loop import fit
-from fattr.train.plan import Recipe, TrainPlan
-
-CHECKPOINTS = "checkpoints"
+from fattr.train.plan import TrainPlan
 
 # glibc gives large blocks back to the system at every free, and a step frees hundreds of megabytes
 # of activations and takes them again: clearing their pages cost as much as the arithmetic. With the
@@ -33,47 +34,87 @@ KEEP_FREED_MEMORY = {
     "MALLOC_TRIM_THRESHOLD_": str(2**40),
 }
 
+RESIZE_EVERY_S = 30.0  # looks for room for more workers, which begin again at the last checkpoint
+FAILURES_WITHOUT_PROGRESS = 5  # in a row, then the run ends
+OWN_ERRORS_WITHOUT_PROGRESS = 2  # the same of errors that fattr raises: these seldom go away
+STARTS = 90  # of a group for which there is no room, 20 s each (session.TRAIN_START_S)
 
-class RayContext:
-    """``train.context.TrainContext`` as Ray Train gives it."""
+# What repeatable runs on a GPU need before a process first uses it; it costs the others nothing.
+REPEATABLE_ON_GPU = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
 
-    def __init__(self, sender: Sender) -> None:
-        context = ray.train.get_context()
-        self._sender = sender
-        self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
-        self.device = ray.train.torch.get_device()
-        if self.device.type == "cpu":
-            torch.set_num_threads(max(1, cpu_count() // context.get_local_world_size()))
+SNAPSHOT = "checkpoint_manager_snapshot.json"
 
-    def prepare(self, model: nn.Module) -> nn.Module:
-        """See ``TrainContext``."""
-        prepared: nn.Module = ray.train.torch.prepare_model(model)
-        return prepared
-
-    def latest_checkpoint(self) -> Path | None:
-        """See ``TrainContext``."""
-        checkpoint = ray.train.get_checkpoint()
-        return Path(checkpoint.path) if checkpoint else None
-
-    def agreed(self, decision: bool) -> bool:
-        """See ``TrainContext``."""
-        if self.world_size == 1:
-            return decision
-        shared = torch.tensor([decision], dtype=torch.uint8, device=self.device)
-        torch.distributed.broadcast(shared, src=0)
-        return bool(shared.item())
-
-    def report(self, metrics: Mapping[str, float], checkpoint: Path | None) -> None:
-        """See ``TrainContext``."""
-        if self.rank == 0:
-            self._sender.post(dict(metrics))
-        saved = ray.train.Checkpoint.from_directory(checkpoint) if checkpoint else None
-        ray.train.report(dict(metrics), checkpoint=saved)
+Loop = Callable[[RayContext], None]
 
 
-def _train_worker(config: dict[str, Any]) -> None:
-    context = RayContext(config["sender"])
-    fit(context, config["plan"], ray.get(config["train"]), ray.get(config["valid"]))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workers:
+    """How many train together, between the two as many as the cluster has room for."""
+
+    least: int
+    most: int
+    use_gpu: bool = False  # one for each
+    num_processes: int | None = None  # that make a worker's batches; None: what its CPUs are for
+    resize_every_s: float = RESIZE_EVERY_S
+
+
+log = logging.getLogger(__name__)
+
+
+class _Patience(UserCallback):
+    """Ends a run that fails again and again without getting any further.
+
+    Ray Train's own limit counts all failures of a run, however long it goes on well in between.
+    It is asked in Ray Train's controller, where what it raises ends the run.
+    """
+
+    def __init__(self) -> None:
+        self._failures = 0
+
+    def after_report(self, run_context: Any, metrics: Any, checkpoint: Any) -> None:  # noqa: ANN401
+        """Progress, if there is a new checkpoint."""
+        if checkpoint:
+            self._failures = 0
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:  # noqa: ANN401
+        """Raise what the workers raised, or died of, if it is enough."""
+        self._failures += 1
+        own = _own_error(worker_exceptions)
+        limit = OWN_ERRORS_WITHOUT_PROGRESS if own else FAILURES_WITHOUT_PROGRESS
+        if self._failures >= limit:
+            raise own or RunError(
+                f"training failed {self._failures} times without getting on:"
+                f" {_last_line(next(iter(worker_exceptions.values())))}"
+            )
+
+
+def _own_error(worker_exceptions: Mapping[int, Exception]) -> FattrError | None:
+    """What fattr itself raised, where all workers that failed did."""
+    errors = [getattr(e, "_base_exc", e) for e in worker_exceptions.values()]
+    own = [error for error in errors if isinstance(error, FattrError)]
+    return own[0] if own and len(own) == len(errors) else None
+
+
+def _last_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
+
+
+def check_room(num_workers: int, *, use_gpu: bool) -> None:
+    """Refuse more workers than the cluster of this session can hold, grown as far as it may be.
+
+    Raises:
+        UsageError: Saying what it has.
+    """
+    resource = "GPU" if use_gpu else "CPU"
+    limits = ray_state.state.get_max_resources_from_cluster_config() or {}
+    room = max(ray.cluster_resources().get(resource, 0), limits.get(resource, 0))
+    if use_gpu and not room:
+        raise UsageError("--gpus: the cluster has no GPU; leave --gpus out, or add nodes with GPUs")
+    if num_workers > room:
+        raise UsageError(
+            f"--workers {num_workers}: the cluster has {room:g} {resource}s, one for each worker"
+            " expected; ask for fewer, or give MIN:MAX"
+        )
 
 
 def fit_on_ray(
@@ -81,53 +122,114 @@ def fit_on_ray(
     train: LabelledCrops,
     valid: LabelledCrops,
     *,
-    num_workers: int,
-    use_gpu: bool,
-    output: Path,
+    workers: Workers,
+    store: CheckpointStore,
+    on_start: Callable[[int], None],
     on_epoch: Callable[[Mapping[str, float]], None],
-) -> Path:
-    """Train within a Ray session; the folder of the last checkpoint.
+) -> None:
+    """Train in a Ray session from the newest checkpoint of ``store`` on, and leave the last there.
 
-    ``on_epoch`` gets rank 0's figures here, in a thread of this process. The crops go to the
-    object store once and are shared by the workers of a node.
+    The crops go to the object store once and are shared by the workers of a node.
+
+    Args:
+        plan: What to train.
+        train: Faces to learn from.
+        valid: Faces to measure on.
+        workers: How many.
+        store: Where checkpoints are; all nodes must see it.
+        on_start: Gets the number of workers whenever a group of them begins, in a thread of this
+            process, as ``on_epoch``.
+        on_epoch: Gets rank 0's figures; those of an epoch that was done again, twice.
 
     Raises:
-        RunError: a worker failed.
+        UsageError: The cluster cannot hold the workers, or an image cannot be used.
+        RunError: Training failed; what the store has is kept.
     """
+    crops = {"train": ray.put(train), "valid": ray.put(valid)}
+
+    def loop(context: RayContext) -> None:
+        if context.rank == 0:
+            context.tell(context.world_size)
+        processes = workers.num_processes
+        if processes is None:
+            processes = context.num_processes
+        data = ray.get(crops["train"]), ray.get(crops["valid"])
+        fit(context, plan, *data, num_processes=processes)
+
+    def on_item(item: int | str | Mapping[str, float]) -> None:
+        match item:
+            case int():
+                on_start(item)
+            case str():
+                log.warning("%s", item)
+            case _:
+                on_epoch(item)
+
+    with mailbox(on_item) as sender:
+        run_loop(loop, sender, workers=workers, store=store)
+
+
+def run_loop(loop: Loop, sender: Sender, *, workers: Workers, store: CheckpointStore) -> None:
+    """Run a loop on each of a group of workers, again from its checkpoints where some are lost.
+
+    Raises:
+        UsageError: The cluster cannot hold the workers.
+        RunError: The loop failed too often without getting on.
+    """
+    check_room(workers.least, use_gpu=workers.use_gpu)
     logging.getLogger("ray.train").setLevel(logging.ERROR)
-    inputs: dict[str, Any] = {"plan": plan, "train": ray.put(train), "valid": ray.put(valid)}
+
+    def worker() -> None:
+        loop(RayContext(sender, store))
+
+    least, most = workers.least, workers.most
+    scaling = ray.train.ScalingConfig(  # type: ignore[call-arg]  # typed as Train V1's
+        num_workers=most if least == most else (least, most),  # type: ignore[arg-type]
+        use_gpu=workers.use_gpu,
+        elastic_resize_monitor_interval_s=workers.resize_every_s,
+    )
+    run_config = _run_config(store, use_gpu=workers.use_gpu)
     try:
-        with mailbox(on_epoch) as sender:
-            inputs["sender"] = sender
-            result = _trainer(inputs, plan.recipe, num_workers, use_gpu, output).fit()
-    except TrainingFailedError as err:
-        raise RunError(
-            f"training failed: {_last_line(err)}; run again into another --output"
-        ) from err
-    if result.checkpoint is None:
-        raise RunError("training ended without a checkpoint; run again into another --output")
-    return Path(result.checkpoint.path)
+        ray.train.torch.TorchTrainer(worker, scaling_config=scaling, run_config=run_config).fit()
+    except TrainingFailedError as error:
+        raise _as_ours(error) from error
+    _forget_snapshot(store)
 
 
-def _trainer(
-    inputs: dict[str, Any], recipe: Recipe, num_workers: int, use_gpu: bool, output: Path
-) -> ray.train.torch.TorchTrainer:
-    return ray.train.torch.TorchTrainer(
-        _train_worker,
-        train_loop_config=inputs,
-        scaling_config=ray.train.ScalingConfig(num_workers=num_workers, use_gpu=use_gpu),
-        run_config=ray.train.RunConfig(  # type: ignore[call-arg]  # typed as Train V1's
-            name=CHECKPOINTS,
-            storage_path=str(output),
-            worker_runtime_env=None if use_gpu else {"env_vars": KEEP_FREED_MEMORY},
-            checkpoint_config=ray.train.CheckpointConfig(
-                num_to_keep=recipe.num_checkpoints,  # the last is kept besides
-                checkpoint_score_attribute=f"valid_{recipe.best_metric}",
-                checkpoint_score_order="min" if recipe.best_metric == "loss" else "max",
-            ),
+def _run_config(store: CheckpointStore, *, use_gpu: bool) -> ray.train.RunConfig:
+    """Of a run that keeps its checkpoints by itself and knows nothing of an earlier one."""
+    _forget_snapshot(store)
+    files, path = storage.filesystem(store.uri)
+    parent, _, name = path.rpartition("/")
+    return ray.train.RunConfig(  # type: ignore[call-arg]  # typed as Train V1's
+        name=name,
+        storage_path=parent,
+        storage_filesystem=files,
+        callbacks=[_Patience()],  # type: ignore[list-item]
+        worker_runtime_env={"env_vars": REPEATABLE_ON_GPU if use_gpu else KEEP_FREED_MEMORY},
+        failure_config=ray.train.FailureConfig(  # type: ignore[call-arg]
+            max_failures=-1, controller_failure_limit=STARTS
         ),
     )
 
 
-def _last_line(err: BaseException) -> str:
-    return str(err).strip().splitlines()[-1]
+def _forget_snapshot(store: CheckpointStore) -> None:
+    """Have Ray Train begin without its own record of checkpoints.
+
+    It writes that in place, so that a kill may leave half of it, and then refuses to start.
+    """
+    files, path = storage.filesystem(storage.join(store.uri, SNAPSHOT))
+    if files.get_file_info(path).type == FileType.File:
+        files.delete_file(path)
+
+
+def _as_ours(error: TrainingFailedError) -> FattrError:
+    """The error of ours within one of Ray Train's, or one that says the same."""
+    if isinstance(error, WorkerGroupError) and (own := _own_error(error.worker_failures)):
+        return own
+    cause = error.controller_failure if isinstance(error, ControllerError) else error
+    if isinstance(cause, FattrError):
+        return cause
+    return RunError(
+        f"training failed: {_last_line(cause)}; what is done is kept: run the same command again"
+    )

@@ -36,6 +36,7 @@ __all__ = [
     "list_files",
     "list_folders",
     "list_tree",
+    "local_path",
     "read_bytes",
     "read_version",
     "relative_path",
@@ -43,6 +44,12 @@ __all__ = [
     "write_bytes",
     "write_new",
 ]
+
+
+def local_path(uri: str) -> Path | None:
+    """Where a file or folder is on this machine; None of one in S3."""
+    place = locate(uri)
+    return place if isinstance(place, Path) else None
 
 
 def read_bytes(

@@ -8,8 +8,9 @@ import torch
 from fattr.attributes import attribute
 from fattr.classify import imagenet
 from fattr.classify.network import AttributeNet
-from fattr.commands import train as train_job
-from fattr.commands.train import build_plan, describe, init_weights, log_cost
+from fattr.commands import train_plan as train_job
+from fattr.commands.train import log_cost
+from fattr.commands.train_plan import build_plan, describe, init_weights, shares
 from fattr.config import TrainConfig
 from fattr.datasets.split import DatasetSplit
 from fattr.errors import UsageError
@@ -63,12 +64,13 @@ def test_what_a_backbone_cannot_do_is_refused_before_any_work():
         ({"clip_norm": -1.0}, "clip_norm must be a number over 0: -1.0"),
         ({"learning_rate": float("nan")}, "learning_rate must be a number over 0: nan"),
         ({"weight_decay": -1.0}, "weight_decay must be 0 or more: -1.0"),
+        ({"dropout": 1.0}, "dropout must be in [0, 1): 1.0"),
         ({"mixup_alpha": -0.2}, "mixup_alpha must be 0 or more: -0.2"),
         ({"first_scale": 1.5}, "first_scale must be in (0, 1]: 1.5"),
         ({"frozen_epochs": 99}, "frozen_epochs must be under 6: 99"),
         ({"accumulate": 3}, "accumulate must divide 16: 3"),
         ({"accumulate": 16}, "leave each part 2 samples or more"),
-        ({"workers": 3}, "must be a multiple of --workers 3"),
+        ({"workers": "2:9"}, "cut into --workers 9 times --accumulate 1 parts"),
         ({"backbone": "vgg16_bn", "first_scale": 0.4}, "vgg16_bn needs crops of 32 px or more"),
         ({"label_smoothing": 1.0}, "label_smoothing must be in [0, 1): 1.0"),
     ],
@@ -141,6 +143,22 @@ def test_the_networks_cost_is_said(caplog):
     plan = build_plan(config(), TINY, ATTRIBUTES)
     with caplog.at_level(logging.INFO, logger="fattr"):
         log_cost(config(), TINY, plan)
-    header, row = caplog.messages
+    header, row, share = caplog.messages
     assert header.startswith("backbone")
     assert row.startswith("tiny ")
+    assert share.endswith(": 1 with 16 samples each")
+
+
+@pytest.mark.parametrize(
+    ("workers", "said"),
+    [
+        pytest.param((1, 1), "1 with 16 samples each", id="one"),
+        pytest.param((4, 4), "4 with 4 samples each", id="equal-parts"),
+        pytest.param((3, 3), "3 with 5 to 6 samples each", id="unequal-parts"),
+        pytest.param((2, 3), "2 to 3 with 5 to 8 samples each", id="elastic"),
+    ],
+)
+def test_what_each_worker_gets_is_said(workers, said):
+    plan = build_plan(config(), TINY, ATTRIBUTES)
+    whole = "batches of 16 at learning rate 0.01, of all workers together: "
+    assert shares(plan, workers) == whole + said

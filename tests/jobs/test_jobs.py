@@ -84,6 +84,10 @@ def test_training_leaves_a_bundle_and_its_history(trained, data):
     run = json.loads((output / "run.json").read_text())
     assert run["model_id"] == made.model_id
     assert run["exit_code"] == 0
+    events = [event["event"] for event in run["timeline"]["events"]]
+    assert events == ["began", "workers", *["epoch"] * EPOCHS, "finished"]
+    page = (output / "summary.html").read_text()
+    assert f"<dt>model</dt><dd>{made.model_id}</dd>" in page
     assert (output / "bundle" / "MODEL_CARD.md").read_text()
     kept = (output / "run.json").read_text() + (output / "bundle" / "bundle.json").read_text()
     assert str(data) not in kept
@@ -97,9 +101,13 @@ def test_training_leaves_a_bundle_and_its_history(trained, data):
 
 
 @pytest.mark.ray
-def test_training_onto_the_same_output_is_refused(trained):
+def test_training_onto_the_same_output_does_nothing_and_another_is_refused(trained):
     before = listing(trained.output)
-    assert_refused(job("train", *trained.argv), trained.output, before)
+    again = job("train", *trained.argv)
+    assert again.code == 0, again.err
+    assert again.err == f"{trained.output.as_uri()} holds this run, finished: nothing to do\n"
+    assert listing(trained.output) == before
+    assert_refused(job("train", *trained.argv, "--seed", 7), trained.output, before)
 
 
 def majority_accuracy(data: Path) -> float:
