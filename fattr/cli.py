@@ -23,6 +23,7 @@ from fattr.config import (
     ForgetConfig,
     RetryConfig,
     TrainConfig,
+    TuneConfig,
     VerifyConfig,
 )
 from fattr.errors import FattrError, UsageError
@@ -89,6 +90,13 @@ def _train(argv: Sequence[str]) -> int:
     from fattr.commands.train import train
 
     return train(config)
+
+
+def _tune(argv: Sequence[str]) -> int:
+    config = _parse(TuneConfig, "tune", argv)
+    from fattr.commands.tune import tune
+
+    return tune(config)
 
 
 def _evaluate(argv: Sequence[str]) -> int:
@@ -161,6 +169,7 @@ JOBS: dict[str, Callable[[Sequence[str]], int]] = {
     "verify": _verify,
     "forget": _forget,
     "train": _train,
+    "tune": _tune,
     "evaluate": _evaluate,
     "calibrate": _calibrate,
     "describe-data": _describe_data,

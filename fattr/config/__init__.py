@@ -12,6 +12,7 @@ from fattr.config.demo import DemoConfig
 from fattr.config.detect import DetectConfig
 from fattr.config.measure import CalibrateConfig, DescribeDataConfig, EvaluateConfig
 from fattr.config.train import ArchitecturesConfig, TrainConfig
+from fattr.config.tune import TuneConfig
 
 __all__ = [
     "DEFAULT_MODELS",
@@ -26,5 +27,6 @@ __all__ = [
     "ForgetConfig",
     "RetryConfig",
     "TrainConfig",
+    "TuneConfig",
     "VerifyConfig",
 ]
