@@ -38,10 +38,18 @@ class Nodes:
 
     def kill_node(self, number: int) -> None:
         """SIGKILL to the raylet of a worker node; another node takes its place."""
-        node = self._workers[number]
+        self.lose_node(number)
+        self.add_node()
+
+    def lose_node(self, number: int) -> None:
+        """SIGKILL to the raylet of a worker node; nothing takes its place."""
+        node = self._workers.pop(number)
         os.kill(_raylet_pid(node), signal.SIGKILL)
         self._cluster.remove_node(node, allow_graceful=False)
-        self._workers[number] = self._new_node()
+
+    def add_node(self) -> None:
+        """One more worker node."""
+        self._workers.append(self._new_node())
 
     def actor_pids(self) -> list[int]:
         """Processes of the actors that do the work, on any of the nodes."""

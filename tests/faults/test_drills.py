@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.faults import disk_full, expiring, faulty_s3, kills, two_runs
+from benchmarks.faults import disk_full, expiring, faulty_s3, kills, train_kills, two_runs
 from benchmarks.faults.rclone import find_rclone
 from benchmarks.faults.verdict import Verdict
 
@@ -20,6 +20,13 @@ def assert_good(verdict: Verdict) -> None:
 @pytest.mark.full
 def test_killed_drivers_actors_and_nodes_lose_nothing(tmp_path):
     assert_good(kills.drill(kills.Settings(images=60, kills=3, spread_s=8), tmp_path))
+
+
+@pytest.mark.ray
+@pytest.mark.drills
+def test_killed_drivers_workers_and_nodes_change_no_bit_of_a_training(tmp_path):
+    settings = train_kills.Settings(steps=100, faces=200, backbone="tiny", kills=3, spread_s=15)
+    assert_good(train_kills.drill(settings, tmp_path))
 
 
 @needs_rclone

@@ -130,8 +130,8 @@ def test_each_row_of_the_manifest_is_fetched_once(ray_cluster, tmp_path, num_ima
     assert len(rows) == num_images
 
 
+@pytest.mark.drills
 @pytest.mark.ray
-@pytest.mark.full
 @pytest.mark.parametrize("num_cpus", [1, 2])
 def test_few_cpus_are_slow_but_no_deadlock(num_cpus, odd_folder, oracle, flags, tmp_path, rows_of):
     script = (

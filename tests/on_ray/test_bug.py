@@ -205,6 +205,7 @@ def test_a_run_that_met_a_bug_does_its_images_again(annotate, tmp_path):
     assert told["by_status"] == {"no_face": 4}
 
 
+@pytest.mark.full
 @pytest.mark.ray
 @ignoring_ray
 def test_a_bug_ends_a_run_before_all_images_have_met_it(annotate):

@@ -218,6 +218,7 @@ def num_done(staged: annotating.Staged) -> int:
     return sum(staged.counts[str(status)] for status in Status)
 
 
+@pytest.mark.full
 def test_a_killed_driver_is_gone_on_with(ray_cluster, plan, models, run, photographs):
     larger = {"rows_per_write": 10}
     write_manifest(run, photographs * 20)
@@ -240,6 +241,7 @@ def test_a_killed_driver_is_gone_on_with(ray_cluster, plan, models, run, photogr
     assert annotate(plan, run, 100, **larger).counts == {}  # nothing left to do
 
 
+@pytest.mark.drills
 def test_going_on_in_a_bucket(ray_cluster, s3_bucket, plan, models, photographs):
     run, larger = Run(f"{s3_bucket}/out", RUN_ID), {"rows_per_write": 10}
     write_manifest(run, photographs * 20)
@@ -251,7 +253,7 @@ def test_going_on_in_a_bucket(ray_cluster, s3_bucket, plan, models, photographs)
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("num_cpus", [1, 2])
+@pytest.mark.parametrize("num_cpus", [pytest.param(1, marks=pytest.mark.drills), 2])
 def test_going_on_with_few_cpus_is_no_deadlock(num_cpus, models, run, photographs):
     """The filter of what is done holds a whole CPU."""
     write_manifest(run, photographs * 20)
@@ -283,7 +285,7 @@ def test_a_driver_without_its_raylet_ends(models, run, photographs):
     assert process.returncode != 0
 
 
-@pytest.mark.full
+@pytest.mark.drills
 def test_killed_actors_cost_nothing_but_time(models, run, photographs):
     """Unrelated kills, at full speed and with care, of those that work and those that count."""
     num_images = 300
@@ -305,7 +307,7 @@ def test_killed_actors_cost_nothing_but_time(models, run, photographs):
     assert {row["status"] for row in rows} == {"ok", "no_face", "unreadable"}
 
 
-@pytest.mark.full
+@pytest.mark.drills
 def test_a_node_that_is_lost_costs_nothing_but_time(models, run, photographs):
     """Two nodes; the one that the driver is not on is killed and another one comes."""
     num_images = 200

@@ -13,9 +13,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
+import torch
 import training
 from ray.cluster_utils import Cluster
 
+from fattr.build import cpu_count
 from fattr.errors import UsageError
 from fattr.on_ray.train import check_room
 from fattr.train import checkpoint
@@ -101,9 +103,11 @@ def kill_at(uri: str, line: str, **asked: object) -> None:
 
 @pytest.fixture(scope="module")
 def local(tmp_path_factory) -> checkpoint.TrainState:
-    """Of one worker without Ray."""
-    folder = tmp_path_factory.mktemp("local")
+    """Of one worker without Ray, on as many threads: their number decides how sums are added."""
+    folder, threads = tmp_path_factory.mktemp("local"), torch.get_num_threads()
+    torch.set_num_threads(cpu_count())
     fit(LocalContext(folder), training.PLAN, *training.data())
+    torch.set_num_threads(threads)
     return checkpoint.newest(LocalContext(folder).checkpoints())
 
 
@@ -113,11 +117,13 @@ def pair(tmp_path_factory) -> checkpoint.TrainState:
     return trained(str(tmp_path_factory.mktemp("pair") / "checkpoints"), workers=[2, 2])
 
 
+@pytest.mark.full
 def test_two_workers_learn_what_one_does_without_ray(local, pair):
     assert pair.epoch == training.EPOCHS
     assert training.losses(pair) == pytest.approx(training.losses(local), rel=1e-3)
 
 
+@pytest.mark.full
 def test_a_killed_worker_changes_no_bit(pair, tmp_path):
     uri = str(tmp_path / "checkpoints")
     with driver(uri, workers=[2, 2]) as disturbed:
@@ -128,6 +134,7 @@ def test_a_killed_worker_changes_no_bit(pair, tmp_path):
     assert training.differences(training.last_state(uri), pair) == []
 
 
+@pytest.mark.full
 def test_a_killed_driver_is_gone_on_with_from_the_checkpoint_before_a_damaged_one(pair, tmp_path):
     uri = str(tmp_path / "checkpoints")
     kill_at(uri, "epoch 3", workers=[2, 2])
@@ -144,6 +151,7 @@ def test_a_killed_driver_is_gone_on_with_from_the_checkpoint_before_a_damaged_on
     assert training.differences(training.last_state(uri), pair) == []
 
 
+@pytest.mark.drills
 def test_a_killed_driver_is_gone_on_with_in_a_bucket(local, s3_bucket):
     uri = f"{s3_bucket}/model/checkpoints"
     kill_at(uri, "epoch 3", workers=[1, 1])
@@ -155,6 +163,7 @@ def test_a_killed_driver_is_gone_on_with_in_a_bucket(local, s3_bucket):
     assert len(training.store_of(uri).names()) <= 3  # the newest two and the best
 
 
+@pytest.mark.drills
 @pytest.mark.parametrize(
     ("asked", "starts", "message"),
     [
@@ -167,7 +176,6 @@ def test_a_killed_driver_is_gone_on_with_in_a_bucket(local, s3_bucket):
         ),
     ],
 )
-@pytest.mark.full
 def test_what_fails_every_time_ends(asked, starts, message, tmp_path):
     with driver(str(tmp_path / "checkpoints"), what="raise", **asked) as failing:
         said = failing.end()
@@ -175,7 +183,7 @@ def test_what_fails_every_time_ends(asked, starts, message, tmp_path):
     assert said == ["started"] * starts + [f"RunError: {message}"]
 
 
-@pytest.mark.full
+@pytest.mark.drills
 def test_a_checkpoint_that_can_never_be_stored_ends_the_run(tmp_path):
     with driver(str(tmp_path / "checkpoints"), what="report-in-vain") as failing:
         said = failing.end()
@@ -185,6 +193,7 @@ def test_a_checkpoint_that_can_never_be_stored_ends_the_run(tmp_path):
     assert {line for line in said[:-1] if not line.startswith("{")} == set()
 
 
+@pytest.mark.drills
 def test_checkpoints_that_come_faster_than_they_are_stored_are_left_out(tmp_path):
     """But for two on their way, and the one after the epoch."""
     uri = str(tmp_path / "checkpoints")
@@ -220,7 +229,7 @@ def nodes(count: int) -> Iterator[tuple[str, Callable[[], None], Callable[[], No
         cluster.shutdown()
 
 
-@pytest.mark.full
+@pytest.mark.drills
 def test_workers_follow_the_nodes(local, tmp_path, monkeypatch):
     """Two, one after a node was killed, two again once another has come."""
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")

@@ -101,8 +101,8 @@ def fresh(rates):
     return [Trial(number=n, settings={"learning_rate": rate}) for n, rate in enumerate(rates)]
 
 
+@pytest.mark.drills
 @pytest.mark.ray
-@pytest.mark.full
 def test_the_planted_learning_rate_is_found_with_less_work(ray_cluster, crops, tmp_path):
     scores_without_ray = [alone(rate, crops, tmp_path / f"alone/{rate}") for rate in RATES]
     search = search_of((tmp_path / "search").as_uri(), [plan_with(rate) for rate in RATES])
@@ -141,8 +141,8 @@ def output(request, tmp_path):
     return tmp_path.as_uri() if request.param == "disk" else request.getfixturevalue("s3_bucket")
 
 
+@pytest.mark.drills
 @pytest.mark.ray
-@pytest.mark.full
 def test_a_trial_goes_on_where_it_was_killed(output, ray_cluster, crops, scores_of_first, tmp_path):
     plan = plan_with(RATES[0])
     search = search_of(output, [plan, plan])
@@ -162,6 +162,7 @@ def test_a_trial_goes_on_where_it_was_killed(output, ray_cluster, crops, scores_
     assert len(search.store(1).names()) == 2
 
 
+@pytest.mark.full
 @pytest.mark.ray
 def test_a_killed_process_costs_its_trial_nothing(
     ray_cluster, crops, scores_of_first, tmp_path, monkeypatch
@@ -194,8 +195,8 @@ def test_settings_that_cannot_be_trained_fail_alone(ray_cluster, crops, tmp_path
     assert (good.state, good.epochs) == (State.FINISHED, 1)
 
 
+@pytest.mark.drills
 @pytest.mark.ray
-@pytest.mark.full
 def test_a_trial_that_always_fails_by_itself_ends_alone(ray_cluster, crops, tmp_path, monkeypatch):
     run_trial = tune._run_trial
 
@@ -238,6 +239,7 @@ class Full:
         self.put.append(trial)
 
 
+@pytest.mark.drills
 @pytest.mark.ray
 @pytest.mark.parametrize(
     ("state", "num_put"),
@@ -276,6 +278,7 @@ def test_a_search_with_nothing_missing_starts_nothing(crops, tmp_path):
     assert search_on_ray(search, over, *crops, lambda trial: None) == over
 
 
+@pytest.mark.drills
 @pytest.mark.ray
 def test_an_output_that_a_node_does_not_see_ends_the_search(
     ray_cluster, crops, tmp_path, monkeypatch

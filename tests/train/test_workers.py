@@ -23,6 +23,8 @@ from fattr.train.context import LocalContext
 from fattr.train.loop import Trainer, build_network
 from fattr.train.validate import figures, predict_logits, some_of
 
+pytestmark = pytest.mark.full  # processes to start
+
 
 @pytest.fixture(scope="module")
 def group():
@@ -143,7 +145,7 @@ def test_figures_are_those_of_all_samples_once(group, plan, valid_crops, world_s
     assert got[1:] == [{}] * (world_size - 1)
 
 
-@pytest.mark.full
+@pytest.mark.drills
 def test_a_deep_network_with_all_its_noise_trains_alike(group, plan):
     """ConvNeXt, 20 steps: stochastic depth in 17 layers, dropout, MixUp; two workers and one."""
     recipe = dataclasses.replace(plan.recipe, optimizer="sgd", dropout=0.3, learning_rate=0.02)
