@@ -38,13 +38,13 @@ def test_a_storage_that_fails_often_changes_nothing(engine, tmp_path):
 
 
 @needs_rclone
-@pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=pytest.mark.ray)])
+@pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=LONG)])
 @pytest.mark.full
 def test_expired_credentials_end_a_run_that_new_ones_continue(engine, tmp_path):
     assert_good(expiring.drill(expiring.Settings(images=60, engine=engine), tmp_path))
 
 
-@pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=pytest.mark.ray)])
+@pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=LONG)])
 @pytest.mark.full
 def test_a_full_disk_ends_a_run_that_more_room_continues(engine, tmp_path):
     if reason := disk_full.why_no_mount(tmp_path):

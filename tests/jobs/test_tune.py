@@ -89,7 +89,7 @@ def wait_for_the_middle(process, output):
 
 
 @pytest.mark.ray
-@pytest.mark.full
+@pytest.mark.drills
 def test_a_killed_search_runs_what_is_missing_and_finds_the_planted_rate(data, tmp_path, capsys):
     output = tmp_path / "out"
     with started(*flags(data, output)) as process:

@@ -189,6 +189,7 @@ def annotate(ray_cluster, models, tmp_path, monkeypatch):
     return run
 
 
+@pytest.mark.full
 @pytest.mark.ray
 @ignoring_ray
 def test_a_run_that_met_a_bug_does_its_images_again(annotate, tmp_path):

@@ -109,6 +109,7 @@ def test_images_that_end_their_process_are_rows_and_the_others_as_ever(
         assert row | {"image_id": 0, "etag": ""} == want | {"image_id": 0, "etag": ""}
 
 
+@pytest.mark.full
 def test_an_image_that_takes_the_waiting_process_along_is_bounded_too(
     ray_cluster, poisoned, plan, run, photographs, tmp_path
 ):
@@ -121,6 +122,7 @@ def test_an_image_that_takes_the_waiting_process_along_is_bounded_too(
     assert row["reason"] == "the process that waited for it was killed twice"
 
 
+@pytest.mark.full
 def test_decoding_in_other_actors_gives_equal_rows_and_bounds_poison_too(
     ray_cluster, poisoned, plan, run, photographs, tmp_path
 ):
@@ -152,6 +154,7 @@ def test_models_that_cannot_be_loaded_end_the_run(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.full
 def test_a_lost_lease_ends_the_run_at_once(ray_cluster, plan, run, photographs):
     write_manifest(run, photographs * 40)
     started = time.monotonic()

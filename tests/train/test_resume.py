@@ -12,6 +12,8 @@ from fattr.train import checkpoint
 from fattr.train.context import LocalContext
 from fattr.train.loop import Trainer, fit
 
+pytestmark = pytest.mark.full  # many short trainings
+
 
 @pytest.fixture(scope="module")
 def noisy(plan):
