@@ -38,7 +38,7 @@ test-full: $(STAMP)
 		{ apt-get update -qq && apt-get install -qq -y chromium chromium-driver strace; } > /dev/null
 	$(BIN)/python -m pytest -q --durations=10 -m 'full and not gpu and not drills'
 
-# Long checks of everything that can be chosen by name.
+# What takes too long for every change: all architectures, kills, searches, elastic training.
 drills: $(STAMP)
 	$(BIN)/python -m pytest -q --durations=10 -m drills
 

@@ -225,8 +225,8 @@ def mapped(root: Path, drawn: Path, attribute: str) -> str:
     return f"table:{root}"
 
 
+@pytest.mark.drills
 @pytest.mark.ray
-@pytest.mark.full
 def test_one_network_learns_from_two_data_sets_with_different_labels(data, tmp_path):
     named = ("eyeglasses", "wearing_hat")
     specs = [mapped(tmp_path / name, data, name) for name in named]

@@ -277,7 +277,7 @@ def processes_of(session: subprocess.Popen[str], name: str) -> list[int]:
     return [int(pid) for pid in found.stdout.split()]
 
 
-@pytest.mark.full
+@pytest.mark.drills
 def test_a_driver_without_its_raylet_ends(models, run, photographs):
     write_manifest(run, photographs * 60)
     with start_driver(run, models.looks, 300) as process:
