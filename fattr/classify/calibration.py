@@ -119,9 +119,13 @@ def probabilities(
 
 
 def expected_age(probs: FloatArray, attribute: Attribute) -> FloatArray:
-    """Mean age (N,) in years of bin probabilities (N, K), each bin at its middle."""
-    edges = np.asarray(attribute.bin_edges, np.float32)
-    mean: FloatArray = probs @ ((edges[1:] + edges[:-1]) / np.float32(2))
+    """Mean age (N,) in years of bin probabilities (N, K), each bin at its middle.
+
+    Summed row by row, not as a matrix product, whose last bits depend on how many rows there are:
+    a face has the same age in every batch.
+    """
+    edges = np.asarray(attribute.bin_edges)
+    mean: FloatArray = (probs * ((edges[1:] + edges[:-1]) / 2)).sum(axis=1).astype(np.float32)
     return mean
 
 

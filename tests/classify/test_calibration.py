@@ -91,6 +91,13 @@ def test_age_quantiles_within_certain_bins(probs, quantile, age):
     assert got.tolist() == pytest.approx([age], abs=1e-3)
 
 
+def test_a_face_has_the_same_age_in_every_batch():
+    probs = random_probs(64, 9, 0)
+    together = calibrate.expected_age(probs, AGE)
+    alone = [calibrate.expected_age(row[None], AGE)[0] for row in probs]
+    assert together.tolist() == alone
+
+
 def test_ages_of_no_faces_are_empty():
     none = np.zeros((0, 9), np.float32)
     assert calibrate.expected_age(none, AGE).shape == (0,)
