@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import ray
-from ray._private import ray_constants, services
+from ray._private import node, ray_constants, services
 
 # Ray Train asks the dashboard whether its controller is alive. A cluster without one has nobody to
 # ask, but asks at the default port, where the dashboard of another cluster on the machine answers
@@ -21,6 +21,14 @@ STARTING_AT_ONCE = (
 
 TRAIN_POLL_S = 0.5  # Ray Train looks after its workers, and takes a report from each; else 2 s
 TRAIN_START_S = 20  # it waits for room, then looks at the cluster again; else 60 s
+
+# Each process of Ray wakes a hundred times a second: what a machine's own session does without is
+# what its cores would lose to it, a tenth of a training on two of them.
+QUIET = {
+    "RAY_event_stats": "0",  # counts and times of Ray's own handlers, for its own log
+    "RAY_prestart_worker_first_driver": "0",  # idle workers, of which a training needs none
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # of nodes that a provider takes back
+}
 
 MIN_LOGICAL_CPUS = 4  # actors and Ray Data's own tasks each hold a slot: two slots can deadlock
 
@@ -47,8 +55,14 @@ def ray_session(worker_env: Mapping[str, str] | None = None) -> Iterator[None]:
     else:
         os.environ.setdefault("RAY_API_SERVER_ADDRESS", NO_DASHBOARD)
         os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(STARTING_AT_ONCE))
+        for name, value in QUIET.items():
+            os.environ.setdefault(name, value)
         logical_cpus = max(MIN_LOGICAL_CPUS, os.cpu_count() or 1)
-        with _on_loopback():
+        with (
+            _on_loopback(),
+            _without(services, "start_api_server", result=("", None)),
+            _without(node.Node, "start_log_monitor"),
+        ):
             ray.init(
                 address="local",
                 num_cpus=logical_cpus,
@@ -68,24 +82,34 @@ def _on_loopback() -> Iterator[None]:
     """Have a cluster that starts meanwhile listen on 127.0.0.1 alone, as it does on a laptop.
 
     On Linux its node is otherwise found by the address that leads to the internet, and whoever
-    reaches that reads the metrics. Ray takes no argument for it: 127.0.0.1 is replaced. Nor can
-    its dashboard's process be left out, which even without dashboard and usage statistics asks
-    three clouds' metadata services where it is.
+    reaches that reads the metrics. Ray takes no argument for it: 127.0.0.1 is replaced.
     """
     name = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR  # tells Ray's processes and the workers
     variable, constant = os.environ.get(name), ray_constants.ENABLE_RAY_CLUSTER
-    start_dashboard = services.start_api_server
     os.environ[name], ray_constants.ENABLE_RAY_CLUSTER = "0", False
-    services.start_api_server = lambda *_, **__: ("", None)
     try:
         yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = constant
-        services.start_api_server = start_dashboard
         if variable is None:
             del os.environ[name]
         else:
             os.environ[name] = variable
+
+
+@contextmanager
+def _without(owner: object, starter: str, *, result: object = None) -> Iterator[None]:
+    """Have a cluster that starts meanwhile do without a process for which Ray takes no argument.
+
+    The dashboard's, which even without dashboard and usage statistics asks three clouds' metadata
+    services where it is; the log monitor, which sends to a driver what ours does not print.
+    """
+    start = getattr(owner, starter)
+    setattr(owner, starter, lambda *_, **__: result)
+    try:
+        yield
+    finally:
+        setattr(owner, starter, start)
 
 
 def is_local() -> bool:

@@ -12,6 +12,8 @@ import ray.train
 import ray.train.torch
 from pyarrow.fs import FileType
 from ray._private import state as ray_state
+from ray.train.v2._internal.callbacks import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2.api.callback import UserCallback
 from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
 
@@ -19,6 +21,7 @@ from fattr import storage
 from fattr.errors import FattrError, RunError, UsageError
 from fattr.labelled_crops import LabelledCrops
 from fattr.on_ray.mailbox import Sender, mailbox
+from fattr.on_ray.session import is_local
 from fattr.on_ray.train_context import RayContext
 from fattr.runs.checkpoints import CheckpointStore
 from fattr.train.loop import fit
@@ -86,6 +89,19 @@ class _Patience(UserCallback):
                 f"training failed {self._failures} times without getting on:"
                 f" {_last_line(next(iter(worker_exceptions.values())))}"
             )
+
+
+class _Trainer(ray.train.torch.TorchTrainer):
+    """Ray's, without the actors that have nothing to do here.
+
+    One splits Ray Data's datasets, of which there are none. One frees a group's room when its
+    controller is killed, which a cluster that ends with its driver does by itself.
+    """
+
+    def _create_default_callbacks(self) -> list[Any]:
+        idle = (DatasetsCallback, *([PlacementGroupCleanerCallback] if is_local() else []))
+        callbacks = super()._create_default_callbacks()  # type: ignore[misc]  # typed as V1's
+        return [callback for callback in callbacks if not isinstance(callback, idle)]
 
 
 def _own_error(worker_exceptions: Mapping[int, Exception]) -> FattrError | None:
@@ -190,7 +206,7 @@ def run_loop(loop: Loop, sender: Sender, *, workers: Workers, store: CheckpointS
     )
     run_config = _run_config(store, use_gpu=workers.use_gpu)
     try:
-        ray.train.torch.TorchTrainer(worker, scaling_config=scaling, run_config=run_config).fit()
+        _Trainer(worker, scaling_config=scaling, run_config=run_config).fit()
     except TrainingFailedError as error:
         raise _as_ours(error) from error
     _forget_snapshot(store)
