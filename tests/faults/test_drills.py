@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.faults import disk_full, expiring, faulty_s3, kills, train_kills, two_runs
+from benchmarks.faults import (
+    disk_full,
+    expiring,
+    faulty_s3,
+    kills,
+    train_disk_full,
+    train_kills,
+    two_runs,
+)
 from benchmarks.faults.rclone import find_rclone
 from benchmarks.faults.verdict import Verdict
 
@@ -27,6 +35,14 @@ def test_killed_drivers_actors_and_nodes_lose_nothing(tmp_path):
 def test_killed_drivers_workers_and_nodes_change_no_bit_of_a_training(tmp_path):
     settings = train_kills.Settings(steps=100, faces=200, backbone="tiny", kills=3, spread_s=15)
     assert_good(train_kills.drill(settings, tmp_path))
+
+
+@pytest.mark.ray
+@pytest.mark.drills
+def test_a_full_disk_ends_a_training_that_more_room_continues(tmp_path):
+    if reason := disk_full.why_no_mount(tmp_path):
+        pytest.skip(reason)
+    assert_good(train_disk_full.drill(train_disk_full.Settings(faces=200), tmp_path))
 
 
 @needs_rclone
