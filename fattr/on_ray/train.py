@@ -71,8 +71,8 @@ class _Patience(UserCallback):
     It is asked in Ray Train's controller, where what it raises ends the run.
     """
 
-    def __init__(self) -> None:
-        self._failures = 0
+    def __init__(self, sender: Sender) -> None:
+        self._sender, self._failures = sender, 0
 
     def after_report(self, run_context: Any, metrics: Any, checkpoint: Any) -> None:  # noqa: ANN401
         """Progress, if there is a new checkpoint."""
@@ -80,15 +80,19 @@ class _Patience(UserCallback):
             self._failures = 0
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:  # noqa: ANN401
-        """Raise what the workers raised, or died of, if it is enough."""
+        """Raise what the workers raised, or died of, if it is enough; else say it."""
         self._failures += 1
+        reason = _last_line(next(iter(worker_exceptions.values())))
         own = _own_error(worker_exceptions)
         limit = OWN_ERRORS_WITHOUT_PROGRESS if own else FAILURES_WITHOUT_PROGRESS
         if self._failures >= limit:
             raise own or RunError(
-                f"training failed {self._failures} times without getting on:"
-                f" {_last_line(next(iter(worker_exceptions.values())))}"
+                f"training failed {self._failures} times without getting on: {reason}"
             )
+        self._sender.post(
+            f"{len(worker_exceptions)} of the workers failed ({reason}): all begin again at the"
+            " newest checkpoint, once there is room for them"
+        )
 
 
 class _Trainer(ray.train.torch.TorchTrainer):
@@ -204,7 +208,7 @@ def run_loop(loop: Loop, sender: Sender, *, workers: Workers, store: CheckpointS
         use_gpu=workers.use_gpu,
         elastic_resize_monitor_interval_s=workers.resize_every_s,
     )
-    run_config = _run_config(store, use_gpu=workers.use_gpu)
+    run_config = _run_config(store, _Patience(sender), use_gpu=workers.use_gpu)
     try:
         _Trainer(worker, scaling_config=scaling, run_config=run_config).fit()
     except TrainingFailedError as error:
@@ -212,7 +216,9 @@ def run_loop(loop: Loop, sender: Sender, *, workers: Workers, store: CheckpointS
     _forget_snapshot(store)
 
 
-def _run_config(store: CheckpointStore, *, use_gpu: bool) -> ray.train.RunConfig:
+def _run_config(
+    store: CheckpointStore, patience: _Patience, *, use_gpu: bool
+) -> ray.train.RunConfig:
     """Of a run that keeps its checkpoints by itself and knows nothing of an earlier one."""
     _forget_snapshot(store)
     files, path = storage.filesystem(store.uri)
@@ -221,7 +227,7 @@ def _run_config(store: CheckpointStore, *, use_gpu: bool) -> ray.train.RunConfig
         name=name,
         storage_path=parent,
         storage_filesystem=files,
-        callbacks=[_Patience()],  # type: ignore[list-item]
+        callbacks=[patience],  # type: ignore[list-item]
         worker_runtime_env={"env_vars": REPEATABLE_ON_GPU if use_gpu else KEEP_FREED_MEMORY},
         failure_config=ray.train.FailureConfig(  # type: ignore[call-arg]
             max_failures=-1, controller_failure_limit=STARTS

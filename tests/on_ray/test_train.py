@@ -131,6 +131,7 @@ def test_a_killed_worker_changes_no_bit(pair, tmp_path):
         os.kill(disturbed.workers()[1], signal.SIGKILL)
         said = disturbed.end()
     assert said.count("workers 2") == 2
+    assert any("of the workers failed" in line for line in said)
     assert training.differences(training.last_state(uri), pair) == []
 
 
@@ -180,7 +181,9 @@ def test_what_fails_every_time_ends(asked, starts, message, tmp_path):
     with driver(str(tmp_path / "checkpoints"), what="raise", **asked) as failing:
         said = failing.end()
     assert failing.process.returncode == 3
-    assert said == ["started"] * starts + [f"RunError: {message}"]
+    again = f"1 of the workers failed ({message.rpartition(': ')[2]}): all begin again at"
+    assert said[-1] == f"RunError: {message}"
+    assert sum(line.startswith(again) for line in said) == starts - 1
 
 
 @pytest.mark.drills
