@@ -172,7 +172,7 @@ def _write(folder: Path, files: dict[str, bytes]) -> None:
 
 
 def demo_config(
-    output: Path, *, engine: Literal["ray", "local"], model: tuple[str, ...]
+    output: Path, *, engine: Literal["auto", "ray", "local"], model: tuple[str, ...]
 ) -> AnnotateConfig:
     """Settings of the demo's run; of the sensitive attributes, those that a model predicts."""
     bundles = [find(name) for name in model or DEFAULT_MODELS]
@@ -192,7 +192,7 @@ def command(config: AnnotateConfig) -> str:
     """The command line that makes the same run."""
     words = ["fattr", "annotate", "--images", config.images, "--output", config.output]
     words += [word for name in config.model for word in ("--model", name)]
-    if config.engine != "ray":
+    if config.engine != "auto":
         words += ["--engine", config.engine]
     if config.sensitive:
         words += ["--sensitive", config.sensitive, "--purpose", config.purpose]
@@ -200,7 +200,7 @@ def command(config: AnnotateConfig) -> str:
 
 
 def run_demo(
-    output: str, *, engine: Literal["ray", "local"] = "ray", model: tuple[str, ...] = ()
+    output: str, *, engine: Literal["auto", "ray", "local"] = "auto", model: tuple[str, ...] = ()
 ) -> int:
     """Annotate the photographs into OUTPUT/tables and show what came of it; an exit code.
 

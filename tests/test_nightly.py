@@ -389,6 +389,7 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(room):
     result = room.annotate("--dry-run")
     assert result.code == 0, result.err
     assert "4 images" in result.err
+    assert "threads of this process" in result.err
     assert "nothing was written" in result.err
     assert room.files() == before
     assert room.annotate().code == 0

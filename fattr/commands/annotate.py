@@ -24,6 +24,7 @@ from fattr.build import (
     settings_id,
     settings_of,
 )
+from fattr.commands.engine import choose_engine
 from fattr.commands.outcome import (
     EXIT_DONE,
     EXIT_LIMIT,
@@ -247,11 +248,12 @@ def annotate_images(job: Job, run: Run, record: RunRecord, check: Callable[[], N
     if record.content.get("published") or not num_images:
         return
     check()
-    engine = job.config.engine
-    if record.content.get("staged_by") != "ray" or engine != "ray":
+    staged_by = record.content.get("staged_by")
+    engine = choose_engine(job.config.engine, num_images, has_begun=staged_by is not None)
+    if staged_by != "ray" or engine != "ray":
         storage.delete_tree(run.staging)
         storage.delete_tree(run.checkpoint)
-    record.note("annotating", staged_by=engine)
+    record.note("annotating", staged_by=engine, engine=engine)
     if engine == "local":
         with watched(record, num_images, 0, check) as on_counts:
             annotate_locally(

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from fattr import storage
 from fattr.build import AnnotatePlan, build_annotate, cpu_count
+from fattr.commands.engine import choose_engine
 from fattr.commands.work import Work, list_work, read_options
 from fattr.increment.plan import Increment
 from fattr.progress import ListingBar
@@ -49,7 +50,8 @@ def dry_run(plan: AnnotatePlan, work: Work, past: Past) -> int:
             log.info("nothing to do")
             return EXIT_DONE
         seconds = seconds_an_image(plan, sample_rows(scratch))
-    say(plan, found.num_images, sizing_here(plan, found), seconds)
+    engine = choose_engine(plan.config.engine, found.num_images, has_begun=bool(past.unfinished))
+    say(plan, found.num_images, None if engine == "local" else sizing_here(plan, found), seconds)
     return EXIT_DONE
 
 
@@ -76,10 +78,8 @@ def seconds_an_image(plan: AnnotatePlan, rows: pa.Table) -> tuple[float, float]:
     return (between - started) / sample.num_rows, (ended - between) / sample.num_rows
 
 
-def sizing_here(plan: AnnotatePlan, found: Increment) -> Sizing | None:
-    """What the cluster that Ray finds has room for; None for the local engine."""
-    if plan.config.engine == "local":
-        return None
+def sizing_here(plan: AnnotatePlan, found: Increment) -> Sizing:
+    """What the cluster that Ray finds has room for."""
     from fattr.on_ray.pool import resources
     from fattr.on_ray.session import ray_session
 
@@ -98,11 +98,12 @@ def say(
 ) -> None:
     """The stages, who does them, and the time that the slower of fetching and labelling takes."""
     fetch_s, annotate_s = seconds
-    lines = [f"{cpu_count()} threads of this process"] if sizing is None else describe(sizing)
+    here = f"here      {cpu_count()} threads of this process: fetch, decode, detect, crop, classify"
+    lines = [*STAGES, *describe(sizing)] if sizing else [STAGES[0], here, STAGES[-1]]
     workers = cpu_count() if sizing is None else sizing.initial_actors
     in_flight = workers * (1 if sizing is None else sizing.num_in_flight)
     total = num_images * max(annotate_s / workers, fetch_s / in_flight)
-    for line in (*STAGES, *lines):
+    for line in lines:
         log.info("%s", line)
     log.info(
         "measured here on a few images: fetch %.1f ms, decode to labels %.1f ms an image",

@@ -29,8 +29,9 @@ class AnnotateConfig(DetectConfig):
     """Folder or s3:// prefix for the tables; each run adds what is new or changed."""
     model: tuple[str, ...] = ()
     """Shipped name, bundle folder or training output; repeat for several. None: all shipped."""
-    engine: Literal["ray", "local"] = "ray"
-    """Ray Data, or the same stages in this process."""
+    engine: Literal["auto", "ray", "local"] = "auto"
+    """Ray Data, or the same stages in this process; auto: this process for fewer than 1,000 images
+    where RAY_ADDRESS names no cluster."""
     sensitive: str = ""
     """Comma-separated sensitive attributes to write; they have no column otherwise."""
     purpose: str = ""
@@ -131,7 +132,7 @@ class RetryConfig:
     """Folder or s3:// prefix that annotate wrote; may be given without the flag's name."""
     status: str
     """Comma-separated statuses, such as timeout,denied,unavailable,poison."""
-    engine: Literal["ray", "local"] | None = None
+    engine: Literal["auto", "ray", "local"] | None = None
     """Instead of the engine of the last run; all other settings are that run's."""
 
     def __post_init__(self) -> None:

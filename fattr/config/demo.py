@@ -12,7 +12,7 @@ class DemoConfig:
 
     output: str = "demo-output"
     """Folder for photographs, tables and contact sheet; an earlier demo's is replaced."""
-    engine: Literal["ray", "local"] = "ray"
-    """Ray Data, or the same stages in this process."""
+    engine: Literal["auto", "ray", "local"] = "auto"
+    """As of annotate: its few photographs are done in this process unless Ray is asked for."""
     model: tuple[str, ...] = ()
     """Shipped name, bundle folder or training output; repeat for several. None: all shipped."""

@@ -31,7 +31,7 @@ def test_killed_drivers_actors_and_nodes_lose_nothing(tmp_path):
 
 
 @pytest.mark.ray
-@pytest.mark.drills
+@pytest.mark.full
 def test_killed_drivers_workers_and_nodes_change_no_bit_of_a_training(tmp_path):
     settings = train_kills.Settings(steps=100, faces=200, backbone="tiny", kills=3, spread_s=15)
     assert_good(train_kills.drill(settings, tmp_path))
