@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export RAY_USAGE_STATS_ENABLED = 0
 
-.PHONY: demo check format test test-full test-gpu drills clean
+.PHONY: demo check format test test-full test-gpu drills bench clean
 
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -41,6 +41,10 @@ test-full: $(STAMP)
 # What takes too long for every change: all architectures, kills, searches, elastic training.
 drills: $(STAMP)
 	$(BIN)/python -m pytest -q --durations=10 -m drills
+
+# DATA=DIR: photographs to take faces from, as benchmarks/annotate says; drawn ones without.
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks.annotate $(if $(DATA),--data $(DATA))
 
 clean:
 	rm -rf $(VENV) demo-output

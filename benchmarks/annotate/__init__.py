@@ -1,0 +1,1 @@
+"""Annotate beside a bare loop and beside other engines, on the same images and weights."""
