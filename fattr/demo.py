@@ -192,7 +192,7 @@ def command(config: AnnotateConfig) -> str:
     """The command line that makes the same run."""
     words = ["fattr", "annotate", "--images", config.images, "--output", config.output]
     words += [word for name in config.model for word in ("--model", name)]
-    if config.engine != "auto":
+    if config.engine != "ray":
         words += ["--engine", config.engine]
     if config.sensitive:
         words += ["--sensitive", config.sensitive, "--purpose", config.purpose]

@@ -195,7 +195,7 @@ def test_models_without_sensitive_attributes_need_no_purpose(tmp_path, models):
     config = demo.demo_config(tmp_path, engine="local", model=(str(models.looks),))
     assert (config.sensitive, config.purpose) == ("", "")
     assert "--sensitive" not in demo.command(config)
-    config = demo.demo_config(tmp_path, engine="auto", model=(str(models.private),))
+    config = demo.demo_config(tmp_path, engine="ray", model=(str(models.private),))
     assert config.sensitive == "age,perceived_gender_presentation"
     assert "--engine" not in demo.command(config)
 

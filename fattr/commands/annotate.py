@@ -24,7 +24,7 @@ from fattr.build import (
     settings_id,
     settings_of,
 )
-from fattr.commands.engine import choose_engine
+from fattr.commands.engine import engine_for
 from fattr.commands.outcome import (
     EXIT_DONE,
     EXIT_LIMIT,
@@ -249,7 +249,8 @@ def annotate_images(job: Job, run: Run, record: RunRecord, check: Callable[[], N
         return
     check()
     staged_by = record.content.get("staged_by")
-    engine = choose_engine(job.config.engine, num_images, has_begun=staged_by is not None)
+    is_risky = staged_by is not None or job.redoes_poison or job.config.all
+    engine = engine_for(job.config, num_images, is_risky=is_risky)
     if staged_by != "ray" or engine != "ray":
         storage.delete_tree(run.staging)
         storage.delete_tree(run.checkpoint)

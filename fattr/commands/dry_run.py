@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from fattr import storage
 from fattr.build import AnnotatePlan, build_annotate, cpu_count
-from fattr.commands.engine import choose_engine
+from fattr.commands.engine import engine_for
 from fattr.commands.work import Work, list_work, read_options
 from fattr.increment.plan import Increment
 from fattr.progress import ListingBar
@@ -50,7 +50,7 @@ def dry_run(plan: AnnotatePlan, work: Work, past: Past) -> int:
             log.info("nothing to do")
             return EXIT_DONE
         seconds = seconds_an_image(plan, sample_rows(scratch))
-    engine = choose_engine(plan.config.engine, found.num_images, has_begun=bool(past.unfinished))
+    engine = engine_for(plan.config, found.num_images, is_risky=bool(past.unfinished))
     say(plan, found.num_images, None if engine == "local" else sizing_here(plan, found), seconds)
     return EXIT_DONE
 
@@ -96,13 +96,15 @@ def sizing_here(plan: AnnotatePlan, found: Increment) -> Sizing:
 def say(
     plan: AnnotatePlan, num_images: int, sizing: Sizing | None, seconds: tuple[float, float]
 ) -> None:
-    """The stages, who does them, and the time that the slower of fetching and labelling takes."""
+    """The stages, who does them, and the time they take: on Ray, that of the slower one."""
     fetch_s, annotate_s = seconds
     here = f"here      {cpu_count()} threads of this process: fetch, decode, detect, crop, classify"
     lines = [*STAGES, *describe(sizing)] if sizing else [STAGES[0], here, STAGES[-1]]
-    workers = cpu_count() if sizing is None else sizing.initial_actors
-    in_flight = workers * (1 if sizing is None else sizing.num_in_flight)
-    total = num_images * max(annotate_s / workers, fetch_s / in_flight)
+    workers = sizing.initial_actors if sizing else cpu_count()
+    if sizing:
+        total = num_images * max(annotate_s, fetch_s / sizing.num_in_flight) / workers
+    else:  # a thread fetches, then labels
+        total = num_images * (annotate_s + fetch_s) / workers
     for line in lines:
         log.info("%s", line)
     log.info(

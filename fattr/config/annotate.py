@@ -29,9 +29,9 @@ class AnnotateConfig(DetectConfig):
     """Folder or s3:// prefix for the tables; each run adds what is new or changed."""
     model: tuple[str, ...] = ()
     """Shipped name, bundle folder or training output; repeat for several. None: all shipped."""
-    engine: Literal["auto", "ray", "local"] = "auto"
-    """Ray Data, or the same stages in this process; auto: this process for fewer than 1,000 images
-    where RAY_ADDRESS names no cluster."""
+    engine: Literal["auto", "ray", "local"] = "ray"
+    """Ray Data, or the same stages in this process, which no image may crash; auto: this process
+    for fewer than 1,000 images where nothing asks for a cluster."""
     sensitive: str = ""
     """Comma-separated sensitive attributes to write; they have no column otherwise."""
     purpose: str = ""

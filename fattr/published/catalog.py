@@ -196,7 +196,7 @@ def open_tables(output: str) -> Tables:
 
 def _is_read_by_duckdb(output: str) -> bool:
     """Whether DuckDB's own reader reaches the files: twice as fast as Arrow's, none for S3."""
-    return not output.startswith("s3://") and "\\" not in output
+    return not output.startswith("s3://") and "\\" not in storage.filesystem(output)[1]
 
 
 class Tables:
@@ -325,14 +325,25 @@ def _view(name: str, output: str, published: Sequence[RunFiles], replaced: Seque
     if not held:
         return f"{head} {_no_rows(dataset_of(name, published).schema)};"
     globs = [_glob(run.table(name), "part-*.parquet") for run in full or held[-1:]]
+    fixed = _fixed_lists(dataset_of(name, published).schema)
     rows = (
-        "(SELECT * EXCLUDE (filename),\n"
+        f"(SELECT * EXCLUDE (filename){fixed},\n"
         "  regexp_extract(filename, '/dt=([^/]+)/run=[^/]+/[^/]+$', 1)::DATE AS dt,\n"
         "  regexp_extract(filename, '/run=([^/]+)/[^/]+$', 1) AS run\n"
         f"  FROM {_read_parquet(globs)})"
     )
     old = [_glob(run.file(REPLACED)) for run in replaced]
     return f"{head} {newest_rows(rows, _read_parquet(old) if old else None)};"
+
+
+def _fixed_lists(schema: pa.Schema) -> str:
+    """SQL that gives lists of floats of one length their type back, which Parquet does not keep."""
+    casts = [
+        f'"{field.name}"::FLOAT[{field.type.list_size}] AS "{field.name}"'
+        for field in schema
+        if pa.types.is_fixed_size_list(field.type)
+    ]
+    return f" REPLACE ({', '.join(casts)})" if casts else ""
 
 
 def _read_parquet(globs: Sequence[str]) -> str:

@@ -140,7 +140,7 @@ def test_evaluation_finds_the_model_better_than_guessing(trained, data, tmp_path
 def test_annotating_with_the_trained_model(trained, photo_folder, tmp_path, rows_of):
     output = tmp_path / "tables"
     argv = ["--images", photo_folder, "--output", output, "--model", trained.output]
-    done = job("annotate", *argv, "--engine", "ray")
+    done = job("annotate", *argv)
     assert done.code == 0, done.err
     assert "Traceback" not in done.err
     images, faces = rows_of(output, "images"), rows_of(output, "faces")
@@ -156,7 +156,7 @@ def test_annotating_with_the_trained_model(trained, photo_folder, tmp_path, rows
 
     local = tmp_path / "local"
     argv_local = [local if part == output else part for part in argv]
-    assert job("annotate", *argv_local).code == 0
+    assert job("annotate", *argv_local, "--engine", "auto").code == 0
     (run,) = (local / "_runs").glob("*/run.json")
     assert json.loads(run.read_text())["engine"] == "local"  # few images, and no cluster
     for table in ("images", "faces"):

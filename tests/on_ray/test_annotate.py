@@ -86,7 +86,7 @@ def test_the_rows_are_those_of_the_local_engine(
     ray_cluster, odd_folder, oracle, flags, tmp_path, rows_of
 ):
     output = tmp_path / "out"
-    argv = ["--images", str(odd_folder), "--output", str(output), "--engine", "ray", *flags]
+    argv = ["--images", str(odd_folder), "--output", str(output), *flags]
     assert run_job("annotate", argv) == 0
     assert_same_tables(rows_of, output, oracle)
     one, other = run_info(output), run_info(oracle)
@@ -106,7 +106,7 @@ def test_a_bucket_is_as_good_as_a_folder(
         bucket = s3_bucket.removeprefix("s3://")
         moto_client.put_object(Bucket=bucket, Key=key, Body=path.read_bytes())
     output = f"{s3_bucket}/tables"
-    argv = ["--images", f"{s3_bucket}/photos", "--output", output, "--engine", "ray", *flags]
+    argv = ["--images", f"{s3_bucket}/photos", "--output", output, *flags]
     assert run_job("annotate", argv) == 0
     assert_same_tables(rows_of, output, oracle)
     assert not any("staging" in entry.uri for entry in storage.list_tree(output))

@@ -141,6 +141,18 @@ def test_runs_without_images_have_tables_without_rows(output):
     assert opened.sql("SELECT count(det_score) FROM faces").fetchall() == [(0,)]
 
 
+def test_landmarks_are_arrays_of_ten_wherever_they_lie(output):
+    add_run(output, FIRST, [Photo("s3://p/a.jpg", [SMILE])])
+    faces = fattr.open_tables(output).faces
+    assert str(dict(zip(faces.columns, faces.types, strict=True))["landmarks"]) == "FLOAT[10]"
+
+
+def test_a_folder_that_duckdb_cannot_name_is_read_all_the_same(tmp_path):
+    output = str(tmp_path / "a\\b")
+    add_run(output, FIRST, [Photo("s3://p/a.jpg", [SMILE])])
+    assert fattr.open_tables(output).to_arrow("faces").num_rows == 1
+
+
 def test_what_a_query_does_not_need_is_not_read(tmp_path):
     photos = [Photo(f"s3://p/{i:03d}.jpg", [SMILE]) for i in range(50)]
     add_run(str(tmp_path), FIRST, photos, rows_per_file=10)
