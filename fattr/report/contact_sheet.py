@@ -32,6 +32,7 @@ Box = tuple[float, float, float, float]
 PICTURE_WH = (400, 300)
 GAP, PAD = 18, 14
 TILE_WIDTH = PICTURE_WH[0] + 2 * PAD
+UNREADABLE = (duckdb.IOException, duckdb.InvalidInputException)
 MAX_COLUMNS = 4
 TITLE_SIZE, NAME_SIZE, TEXT_SIZE, NUMBER_SIZE = 30, 18, 15, 13
 NUMBER_WH = (26, 18)
@@ -350,7 +351,10 @@ def _named_where_unreadable(output_uri: str) -> Iterator[None]:
     """Tables are read late: DuckDB meets files that the store does not give, or damaged ones."""
     try:
         yield
-    except (duckdb.IOException, duckdb.InvalidInputException) as err:
+    except duckdb.Error as err:
+        # Its Parquet reader's errors are of no finer class.
+        if not isinstance(err, UNREADABLE) and type(err) is not duckdb.Error:
+            raise
         reason = "a file of its tables is damaged or not to be had: see `fattr verify`"
         raise StorageError(Status.UNREADABLE, output_uri, reason) from err
 
