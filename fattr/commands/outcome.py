@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from fattr import storage
 from fattr.config import AnnotateConfig
 from fattr.errors import FattrError, RunError
 from fattr.notify import notify
@@ -62,8 +63,8 @@ def problem_of(err: FattrError | OSError, run: Run) -> str:
     if isinstance(err, RunError):
         return str(err)
     said = str(err)
-    if isinstance(err, OSError):  # Arrow's own words may quote an endpoint
-        said = f"cannot write {run.output}: {err.strerror or type(err).__name__}"
+    if isinstance(err, OSError):
+        said = f"cannot write {run.output}: {storage.words_of(err)}"
     return f"{said}; what is done is kept: mend that and run the same command again"
 
 

@@ -216,8 +216,8 @@ def problem_of(job: Job, error: FattrError | OSError) -> str:
     if isinstance(error, RunError | UsageError):
         return str(error)
     said = str(error)
-    if isinstance(error, OSError):  # Arrow's own words may quote an endpoint
-        said = f"cannot write {job.output}: {error.strerror or type(error).__name__}"
+    if isinstance(error, OSError):
+        said = f"cannot write {job.output}: {storage.words_of(error)}"
     return f"{said}; what is done is kept: mend that and run the same command again"
 
 

@@ -75,7 +75,7 @@ def open_parquet(uri: str) -> Iterator[pq.ParquetFile]:
     except OSError as err:
         statuses = {FileNotFoundError: Status.MISSING, PermissionError: Status.DENIED}
         status = statuses.get(type(err), Status.UNAVAILABLE)
-        raise StorageError(status, uri, err.strerror or "Parquet read failed") from err
+        raise StorageError(status, uri, storage.words_of(err)) from err
 
 
 @functools.lru_cache(maxsize=256)

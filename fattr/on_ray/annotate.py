@@ -8,7 +8,6 @@ end is the business of ``StageActor``.
 from __future__ import annotations
 
 import logging
-import os
 import time
 import warnings
 from collections import Counter
@@ -161,22 +160,13 @@ def _ending(run: Run) -> Iterator[None]:
 
 
 def _problem(err: BaseException, run: Run) -> str:
-    """One line; Arrow's own words may quote an endpoint."""
+    """One line."""
     cause = getattr(err, "cause", None) or err
     if isinstance(cause, FattrError):
         return str(cause).splitlines()[0]  # Ray adds lines of its own
-    if "ExpiredToken" in str(err):
-        return f"the AWS credentials for {run.output} expired: renew them"
     if isinstance(cause, OSError):
-        return f"reading or writing {run.output}: {_system_words(cause)}"
+        return f"reading or writing {run.output}: {storage.words_of(cause)}"
     return (str(err).strip().splitlines() or [type(err).__name__])[-1]
-
-
-def _system_words(err: OSError) -> str:
-    """What the system says: of Arrow's message, its last detail."""
-    if err.errno is None:
-        return type(err).__name__
-    return os.strerror(err.errno)
 
 
 @dataclass(frozen=True, slots=True)

@@ -162,12 +162,10 @@ def forget(
 
 @contextmanager
 def _arrow_errors(output: str) -> Iterator[None]:
-    """What Arrow says may quote an endpoint."""
     try:
         yield
     except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise StorageError(Status.UNAVAILABLE, output, reason) from None
+        raise StorageError(Status.UNAVAILABLE, output, storage.words_of(error)) from None
 
 
 def forgotten_ids(output: str) -> pa.Table | None:

@@ -160,7 +160,7 @@ def _copy(path: Path, uri: str) -> None:
 
 def _storage_error(uri: str, error: OSError) -> StorageError:
     """What is worth trying again, or what is not."""
-    said = error.strerror or "the storage failed"  # Arrow's own words may quote an endpoint
+    said = storage.words_of(error)
     if error.errno in _HOPELESS:
         return StorageError(Status.UNAVAILABLE, uri, said)
     return TransientError(Status.UNAVAILABLE, uri, said)

@@ -17,7 +17,7 @@ from fattr.errors import StorageError, UsageError
 from fattr.records import Status
 from fattr.storage import arrow, conditional, local, reading, s3
 from fattr.storage.arrow import filesystem
-from fattr.storage.errors import os_errors, refused
+from fattr.storage.errors import os_errors, refused, words_of
 from fattr.storage.listing import list_files, list_folders, list_tree
 from fattr.storage.names import Key, canonical_uri, is_within, join, locate, relative_path
 from fattr.storage.records import FileEntry, ReadOptions
@@ -41,6 +41,7 @@ __all__ = [
     "read_version",
     "relative_path",
     "replace",
+    "words_of",
     "write_bytes",
     "write_new",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -18,6 +19,31 @@ _STATUS_BY_ERRNO = {
     errno.ETIMEDOUT: Status.TIMEOUT,
 }
 
+EXPIRED_CODES = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"}
+_ARROW_SAYS = re.compile(
+    r"AWS Error (?P<code>\w+)(?: \(HTTP status (?P<http>\d+)\))?"
+    r"(?:.*Unable to parse ExceptionName: (?P<name>\w+))?",
+    re.DOTALL,
+)
+
+
+def words_of(error: OSError) -> str:
+    """What the system or the store says, on one line.
+
+    Arrow's own words may quote an endpoint: of these, only S3's name of the error.
+    """
+    if error.strerror:
+        return error.strerror
+    said = _ARROW_SAYS.search(str(error))
+    if said is None:
+        return f"the storage failed ({type(error).__name__})"
+    code = said["name"] or said["code"]
+    if code in EXPIRED_CODES:
+        return "the AWS credentials expired: renew them"
+    if said["http"] == "400" and code == "UNKNOWN":  # all that an answer to HEAD can say
+        return "HTTP 400, as where the AWS credentials expired: if so, renew them"
+    return f"{code} (HTTP {said['http']})" if said["http"] else code
+
 
 @contextmanager
 def os_errors(uri: str) -> Iterator[None]:
@@ -26,7 +52,7 @@ def os_errors(uri: str) -> Iterator[None]:
         yield
     except OSError as error:
         status = _STATUS_BY_ERRNO.get(error.errno or 0, Status.UNAVAILABLE)
-        raise StorageError(status, canonical_uri(uri), error.strerror or "I/O error") from None
+        raise StorageError(status, canonical_uri(uri), words_of(error)) from None
 
 
 def refused(verb: str, error: StorageError, permission: str) -> FattrError:

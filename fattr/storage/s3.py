@@ -40,6 +40,7 @@ from botocore.response import StreamingBody
 
 from fattr.errors import FattrError, RunError, StorageError, UsageError
 from fattr.records import Status
+from fattr.storage.errors import EXPIRED_CODES
 from fattr.storage.names import Key
 from fattr.storage.records import FileEntry, ReadOptions
 from fattr.storage.retries import TransientError, retry
@@ -70,7 +71,6 @@ _GARBLED = (
     ResponseParserError,
 )
 _SIGNED_OUT = (SSOError, LoginError, TokenRetrievalError)
-_EXPIRED_CODES = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"}
 _WRONG_KEY_CODES = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken"}
 _STATUS_BY_CODE = {
     "RequestTimeout": Status.TIMEOUT,
@@ -331,7 +331,7 @@ def _unanswered(error: Exception, uri: str) -> StorageError:
 
 def _answered(error: ClientError, uri: str) -> FattrError:
     code, http = _code(error), _http(error)
-    if code in _EXPIRED_CODES:
+    if code in EXPIRED_CODES:
         return RunError(f"the AWS credentials for {uri} expired: renew them and run again")
     if code in _WRONG_KEY_CODES:
         return UsageError(f"the AWS credentials for {uri} are wrong ({code}): check key and secret")
