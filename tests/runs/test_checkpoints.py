@@ -188,5 +188,6 @@ def test_superfluous_ones_that_stay_are_told_and_the_new_one_counts(
 
 def test_a_store_that_never_recovers_is_told_in_one_line(store, tmp_path, monkeypatch):
     failing(monkeypatch, *[None] * 99)
-    with pytest.raises(RunError, match=r"the storage failed \(OSError\), 10 attempts; what is done is kept"):
+    told = r"the storage failed \(OSError\), 10 attempts; what is done is kept"
+    with pytest.raises(RunError, match=told):
         add(store, tmp_path, 1, 0)

@@ -40,4 +40,5 @@ def test_of_an_answer_of_s3_its_name_is_said(answer, act, said):
 
 def test_the_system_has_words_of_its_own():
     assert words_of(OSError(28, os.strerror(28), "/a")) == "No space left on device"
-    assert words_of(ConnectionResetError("http://user@host")) == "the storage failed (ConnectionResetError)"
+    said = words_of(ConnectionResetError("http://user@host"))
+    assert said == "the storage failed (ConnectionResetError)"
