@@ -21,9 +21,10 @@ from fattr.classify.classifier import (
 )
 from fattr.config import AnnotateConfig, DetectConfig
 from fattr.detect import source as detectors
-from fattr.detect.backends import OnnxBackend, TorchBackend
 from fattr.detect.detector import Backend, FaceDetector
+from fattr.detect.ncnn_backend import NcnnBackend
 from fattr.detect.source import DetectorSource
+from fattr.detect.torch_backend import TorchBackend
 from fattr.errors import UsageError
 from fattr.evaluation.scoring import ScoredModel, ScoreFaces
 from fattr.stages import Annotate, Model
@@ -53,10 +54,10 @@ def build_detector(
     batch_size: int = 1,
     num_threads: int = 1,
 ) -> FaceDetector:
-    """The detector of the settings: onnxruntime for the shipped weights on CPU, else torch."""
+    """The detector of the settings: ncnn for the shipped weights on CPU, else torch."""
     backend: Backend
     if source.name == detectors.SHIPPED and device == "cpu":
-        backend = OnnxBackend(
+        backend = NcnnBackend(
             source.data,
             source.normalisation,
             score_threshold=config.score_threshold,
@@ -192,6 +193,7 @@ def settings_of(plan: AnnotatePlan) -> dict[str, Any]:
         "model_ids": [bundle.model_id for bundle, _ in plan.models],
         "detector_sha256": plan.source.sha256,
         "detect_size": config.detect_size,
+        "detector_resize": "bilinear",  # antialiased until 2026-11
         "score_threshold": config.score_threshold,
         "nms_iou_threshold": config.nms_iou_threshold,
         "max_pixels": config.max_pixels,

@@ -60,13 +60,18 @@ def named_rule(name: str, size_hw: tuple[int, int]) -> CropRule:
 
 def _similarity(landmarks: FloatArray, rule: CropRule) -> tuple[complex, complex]:
     """(a, b) with crop = a * image + b as complex x + iy: least squares over rotation and scale."""
-    means = np.array([landmarks[list(p.landmarks)].mean(axis=0) for p in rule.points], np.float64)
+    means = np.array([_centre(landmarks, p.landmarks) for p in rule.points], np.float64)
     source = means[:, 0] + 1j * means[:, 1]
     target = np.array([complex(p.x, p.y) for p in rule.points])
     centred = source - source.mean()
     spread = float((abs(centred) ** 2).sum())
     a = complex((centred.conj() * target).sum()) / spread if spread else 1 + 0j
     return a, complex(target.mean() - a * source.mean())
+
+
+def _centre(landmarks: FloatArray, of: tuple[int, ...]) -> FloatArray:
+    point: FloatArray = landmarks[of[0]] if len(of) == 1 else landmarks[list(of)].mean(axis=0)
+    return point
 
 
 def crop_scale(landmarks: FloatArray, rule: CropRule) -> float:
@@ -108,6 +113,11 @@ class _Side:
         return (self.stop - self.start) / self.size
 
     @property
+    def is_inside(self) -> bool:
+        """Whether no border needs repeating."""
+        return self.first >= 0 and self.last <= self.size
+
+    @property
     def indices(self) -> NDArray[np.intp]:
         """Of the region's pixels in the part inside, the border repeated."""
         return np.clip(np.arange(self.first, self.last), 0, self.size - 1)
@@ -144,7 +154,10 @@ def _warp(image: UInt8Array, a: complex, b: complex, size_hw: tuple[int, int]) -
     shrunk = Image.fromarray(inside).resize(
         (x.size, y.size), Image.Resampling.BICUBIC, reducing_gap=REDUCING_GAP
     )
-    region = Image.fromarray(np.asarray(shrunk)[y.indices[:, None], x.indices])
+    if x.is_inside and y.is_inside:
+        region = shrunk.crop((x.first, y.first, x.last, y.last))
+    else:
+        region = Image.fromarray(np.asarray(shrunk)[y.indices[:, None], x.indices])
     matrix = (
         *x.coefficients(a.real, -a.imag, constant=b.real),
         *y.coefficients(a.imag, a.real, constant=b.imag),

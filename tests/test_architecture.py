@@ -21,12 +21,12 @@ MODULES = sorted(FATTR.rglob("*.py"))
 LAYERS = (
     {"errors", "records"},  # words
     {"attributes", "config"},
-    {"boxes", "images", "storage", "weights", "progress"},  # tools
+    {"boxes", "device", "images", "storage", "weights", "progress", "spans"},  # tools
     {"notify", "outputs", "sizing"},
     {"runs", "sources", "tables"},
     {"detect", "crop", "corruptions", "classify", "datasets"},  # rooms
     {"bundle", "labelled_crops", "metrics", "published"},  # uses
-    {"increment", "report", "stages"},
+    {"bottleneck", "increment", "report", "stages"},
     {"evaluation", "sandbox", "train"},
     {"presets", "build", "tuning"},  # assembly
     {"local_engine", "on_ray"},  # engines
@@ -56,11 +56,14 @@ ONLY_HERE = {
         "datasets/synthetic.py",
     ),
     "pillow_heif": ("images.py",),
+    "simplejpeg": ("images.py",),
+    "ncnn": ("detect/ncnn_backend.py",),
     "torch": (
         "detect/",
         "classify/",
         "train/",
         "build.py",
+        "device.py",
         "on_ray/train_context.py",
         "on_ray/tune.py",
     ),
@@ -87,9 +90,9 @@ ENVIRONMENT_READERS = (
 )
 
 # Modules that need torch, or Ray, to be imported at all. All others must import without both:
-# a CPU worker runs on onnxruntime.
+# a CPU worker runs on ncnn and onnxruntime.
 NEED_TORCH = re.compile(
-    r"fattr\.(detect\.(network|from_onnx)"
+    r"fattr\.(detect\.network"
     r"|classify\.(backbones|cost|export|imagenet|network|noise|transforms)"
     r"|train\.(?!loss_settings|plan).+"
     r"|commands\.train_plan)"
@@ -306,7 +309,7 @@ def test_a_cpu_worker_needs_neither_torch_nor_ray(tmp_path):
         for name in sorted(MODULE_NAMES)
         if not NEED_TORCH.fullmatch(name) and not NEED_RAY.fullmatch(name)
     ]
-    assert {"fattr", "fattr.detect.backends", "fattr.classify.classifier"} <= set(names)
+    assert {"fattr", "fattr.detect.ncnn_backend", "fattr.classify.classifier"} <= set(names)
     blocked = ["ray", "torch", "torchvision"]
     assert failed_imports(names, blocked=blocked, cwd=tmp_path) == {}
 

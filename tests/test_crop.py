@@ -18,8 +18,8 @@ from fattr.crop import (
     named_rule,
 )
 from fattr.detect import source
-from fattr.detect.backends import OnnxBackend
 from fattr.detect.detector import FaceDetector
+from fattr.detect.ncnn_backend import NcnnBackend
 from fattr.errors import UsageError
 from fattr.records import CropRule, TemplatePoint
 
@@ -307,7 +307,7 @@ def test_a_data_sets_own_pictures_are_nearly_their_own_crops(name, folder):
     if len(paths) < 24:
         pytest.skip(f"no pictures of {name} here")
     detector = source.shipped()
-    backend = OnnxBackend(
+    backend = NcnnBackend(
         detector.data,
         detector.normalisation,
         score_threshold=0.5,

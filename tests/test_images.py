@@ -292,6 +292,40 @@ def centre_xy(image: DecodedImage) -> np.ndarray:
     return np.array([(x * weights).sum(), (y * weights).sum()]) / weights.sum()
 
 
+@pytest.mark.parametrize(
+    ("size", "scale"),
+    [(size, scale) for size in ((640, 480), (633, 479), (17, 9)) for scale in (1, 2, 4, 8)]
+    + [((1, 1), 1)],
+)
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize(
+    "options",
+    [{"subsampling": 0}, {"subsampling": 1}, {"subsampling": 2, "progressive": True}],
+    ids=["444", "422", "420-progressive"],
+)
+def test_a_jpeg_has_the_pixels_that_pillow_gives_it(size, mode, options, scale, monkeypatch):
+    data = encode(scene(size).convert(mode), "JPEG", quality=80, exif=exif(6), **options)
+    min_long_side = -(-max(size) // scale)
+    fast = decode(data, min_long_side=min_long_side)
+    with monkeypatch.context() as patch:
+        patch.setattr("fattr.images.simplejpeg.decode_jpeg", refuse)
+        slow = decode(data, min_long_side=min_long_side)
+    assert (fast.scale, fast.full_size_hw) == (slow.scale, slow.full_size_hw)
+    np.testing.assert_array_equal(fast.pixels, slow.pixels)
+
+
+def refuse(*_args, **_options):
+    raise ValueError
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "RGB"])
+@pytest.mark.parametrize("damage", [b"", b"\xff\xd9 and more behind the end"])
+def test_what_turbojpeg_refuses_pillow_decodes(mode, damage):
+    data = encode(scene((64, 48)).convert(mode), "JPEG", quality=95) + damage
+    wanted = np.asarray(Image.open(BytesIO(data)).convert("RGB"))
+    np.testing.assert_array_equal(decode(data).pixels, wanted)
+
+
 def test_a_12_megapixel_photograph_is_decoded_at_a_quarter() -> None:
     data = encode(scene((4032, 3024)), "JPEG")
     assert decode(data, min_long_side=640).pixels.shape == (756, 1008, 3)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 import onnxruntime
@@ -11,12 +11,16 @@ import onnxruntime
 from fattr.attributes import Attribute
 from fattr.classify import calibration as calibrate
 from fattr.classify.calibration import Calibration
+from fattr.device import to_device
 from fattr.records import FloatArray, UInt8Array
 
 if TYPE_CHECKING:
+
     from fattr.classify.network import AttributeNet
 
 Forward = Callable[[UInt8Array], FloatArray]  # crops (N, H, W, 3) -> logits (N, L)
+
+BATCH_SIZE = 64  # crops of a call
 
 
 def onnx_forward(model: bytes, *, num_threads: int) -> Forward:
@@ -34,16 +38,39 @@ def onnx_forward(model: bytes, *, num_threads: int) -> Forward:
     return forward
 
 
-def torch_forward(network: AttributeNet, *, device: str) -> Forward:
-    """The network by torch on ``device``."""
-    import torch
+def torch_forward(
+    network: AttributeNet,
+    *,
+    device: str,
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32",
+    fill_to: int | None = None,
+) -> Forward:
+    """The network by torch on ``device``.
 
+    Args:
+        network: Is moved there.
+        device: ``cpu`` or a CUDA device.
+        precision: What convolutions and linear layers are computed in.
+        fill_to: Fewer crops are filled up to so many. On a GPU the kernels depend on the batch's
+            shape, and a face's last digits on the kernels: with one shape they do not depend on
+            how many faces are beside it. None: ``BATCH_SIZE`` on a GPU, else as they are.
+    """
+    import torch
+    import torch.nn.functional as F
+
+    is_cuda = device.startswith("cuda")
     network = network.eval().to(device)
+    if is_cuda:  # what tensor cores compute in; crops are so already
+        network.to(memory_format=torch.channels_last)
+    at_least = (BATCH_SIZE if is_cuda else 0) if fill_to is None else fill_to
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    kind, is_half = torch.device(device).type, dtype is not torch.float32
 
     def forward(crops: UInt8Array) -> FloatArray:
-        with torch.inference_mode():
-            batch = torch.tensor(crops, device=device)  # a copy: crops may be read-only
-            logits: FloatArray = network(batch).float().cpu().numpy()
+        with torch.inference_mode(), torch.autocast(kind, dtype, enabled=is_half):
+            missing = max(0, at_least - len(crops))
+            batch = F.pad(to_device(crops, device), (0, 0, 0, 0, 0, 0, 0, missing))
+            logits: FloatArray = network(batch)[: len(crops)].float().cpu().numpy()
         return logits
 
     return forward
@@ -78,7 +105,7 @@ class AttributeClassifier:
         attributes: Sequence[Attribute],
         calibration: Calibration,
         *,
-        batch_size: int = 64,
+        batch_size: int = BATCH_SIZE,
     ) -> None:
         self._forward, self._attributes, self._calibration = forward, attributes, calibration
         self._batch_size = batch_size

@@ -11,6 +11,7 @@ from fattr.records import FloatArray
 # https://github.com/biubug6/Pytorch_Retinaface, data/config.py: one row a pyramid level
 STRIDES = (8, 16, 32)
 SIDES = ((16, 32), (64, 128), (256, 512))
+ANCHORS_PER_CELL = 2
 
 
 def _level(size_hw: tuple[int, int], stride: int, sides: tuple[int, ...]) -> FloatArray:

@@ -1,4 +1,4 @@
-"""Images to Detections: letterbox, one of two backends, back to the image's own pixels.
+"""Images to Detections: letterbox, a backend, back to the image's own pixels.
 
 An image with a face that fills it is looked at a second time with room around it. Without, half of
 a face passes for another one: of 500 FairFace chips, whose faces take 0.75 of the frame, 90 showed
@@ -24,6 +24,7 @@ BUCKET = 32  # padded sides are multiples of this, the coarsest stride
 CLOSE_UP = 0.45  # more asks for a second look,
 SMALL = 0.15  # and less stays as the first look found it
 SAME_FACE_IOU = 0.4
+MAX_CANDIDATES = 5000  # per image, before suppression: bounds the worst case
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,42 +39,47 @@ class Normalisation:
         if self.order not in ("rgb", "bgr"):
             raise ValueError(f"order must be rgb or bgr, got {self.order!r}")
 
-    @property
-    def padding_rgb(self) -> tuple[int, int, int]:
-        """The colour that normalises to about zero."""
-        red, green, blue = self.mean if self.order == "rgb" else self.mean[::-1]
-        return round(red), round(green), round(blue)
+
+@dataclass(frozen=True, slots=True)
+class Letterbox:
+    """How the network sees an image: resized, at the upper left of a canvas of the mean colour.
+
+    Resizing is bilinear between pixel centres, without antialiasing; see ``shrunk``.
+    """
+
+    inner_hw: tuple[int, int]  # the image resized
+    canvas_hw: tuple[int, int]
 
 
 class Backend(Protocol):
     """The network with its thresholds, on some device."""
 
-    normalisation: Normalisation
+    def __call__(
+        self, images: Sequence[UInt8Array], boxes: Sequence[Letterbox]
+    ) -> list[Detections]:
+        """Faces of each RGB image (H, W, 3), in pixels of the canvas, which all of them share."""
 
-    def __call__(self, batch: UInt8Array) -> list[Detections]:
-        """Faces of each image of an RGB batch (N, H, W, 3), in pixels of the batch."""
 
+def letterbox(size_hw: tuple[int, int], long_side: int) -> Letterbox:
+    """The letterbox of an image of this size, its long side resized to ``long_side``.
 
-def bucket_hw(size_hw: tuple[int, int], long_side: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """(height, width) an image is resized to, and that of the padded canvas around it.
-
-    Both depend on the image alone, so that a box never depends on the rest of its batch.
+    It depends on the image alone, so that a box never depends on the rest of its batch.
     """
     scale = long_side / max(size_hw)
     inner = (max(1, round(size_hw[0] * scale)), max(1, round(size_hw[1] * scale)))
-    return inner, (-(-inner[0] // BUCKET) * BUCKET, -(-inner[1] // BUCKET) * BUCKET)
+    return Letterbox(inner, (-(-inner[0] // BUCKET) * BUCKET, -(-inner[1] // BUCKET) * BUCKET))
 
 
-def letterbox(
-    image: UInt8Array, *, long_side: int, padding_rgb: tuple[int, int, int]
-) -> UInt8Array:
-    """The image resized to ``long_side``, padded right and below to its bucket."""
-    (height, width), canvas_hw = bucket_hw((image.shape[0], image.shape[1]), long_side)
-    canvas = np.empty((*canvas_hw, 3), np.uint8)
-    canvas[:] = padding_rgb
-    resized = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
-    canvas[:height, :width] = np.asarray(resized)
-    return canvas
+def shrunk(image: UInt8Array, long_side: int) -> tuple[UInt8Array, int]:
+    """The means of blocks of n x n pixels, and n: less than twice ``long_side``, where it was more.
+
+    Resizing to ``long_side`` then skips no pixel. Where n does not divide a side, its last blocks
+    are smaller; n is at most the shorter side.
+    """
+    factor = max(1, min(max(image.shape[:2]) // long_side, *image.shape[:2]))
+    if factor == 1:
+        return image, 1
+    return np.asarray(Image.fromarray(image).reduce(factor)), factor
 
 
 def _inside(found: Detections, size_hw: tuple[int, int]) -> Detections:
@@ -85,7 +91,7 @@ def _inside(found: Detections, size_hw: tuple[int, int]) -> Detections:
 
 def with_room(image: UInt8Array, *, long_side: int) -> UInt8Array:
     """The image at half of ``long_side`` with its border repeated for a quarter on all sides."""
-    (height, width), _ = bucket_hw((image.shape[0], image.shape[1]), long_side // 2)
+    height, width = letterbox((image.shape[0], image.shape[1]), long_side // 2).inner_hw
     small = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
     room = long_side // 4
     return np.pad(np.asarray(small), ((room, room), (room, room), (0, 0)), "edge")
@@ -127,36 +133,30 @@ class FaceDetector:
         return found
 
     def _look(self, images: Sequence[UInt8Array]) -> list[Detections]:
+        small = [shrunk(image, self.long_side) for image in images]
+        fits = [letterbox((p.shape[0], p.shape[1]), self.long_side) for p, _ in small]
         found = [Detections.empty()] * len(images)
-        for indices in self._batches(images):
-            padding = self._backend.normalisation.padding_rgb
-            batch = [
-                letterbox(images[i], long_side=self.long_side, padding_rgb=padding) for i in indices
-            ]
-            for i, faces in zip(indices, self._backend(np.stack(batch)), strict=True):
-                found[i] = self._to_image(faces, images[i])
+        for indices in self._batches(fits):
+            batch = self._backend([small[i][0] for i in indices], [fits[i] for i in indices])
+            for i, faces in zip(indices, batch, strict=True):
+                (height, width), inner = small[i][0].shape[:2], fits[i].inner_hw
+                factor = small[i][1]
+                scale_xy = (factor * width / inner[1], factor * height / inner[0])
+                size_hw = (images[i].shape[0], images[i].shape[1])
+                found[i] = _inside(faces.scaled(scale_xy), size_hw)
         return found
 
-    def _batches(self, images: Sequence[UInt8Array]) -> Iterator[list[int]]:
-        by_bucket: dict[tuple[int, int], list[int]] = defaultdict(list)
-        for i, image in enumerate(images):
-            by_bucket[bucket_hw((image.shape[0], image.shape[1]), self.long_side)[1]].append(i)
-        for members in by_bucket.values():
+    def _batches(self, fits: Sequence[Letterbox]) -> Iterator[list[int]]:
+        by_canvas: dict[tuple[int, int], list[int]] = defaultdict(list)
+        for i, fit in enumerate(fits):
+            by_canvas[fit.canvas_hw].append(i)
+        for members in by_canvas.values():
             for start in range(0, len(members), self._batch_size):
                 yield members[start : start + self._batch_size]
 
-    def _to_image(self, faces: Detections, image: UInt8Array) -> Detections:
-        height, width = image.shape[:2]
-        inner_hw, _ = bucket_hw((height, width), self.long_side)
-        return _inside(
-            faces.scaled((width / inner_hw[1], height / inner_hw[0])), size_hw=(height, width)
-        )
-
     def _without_room(self, faces: Detections, image: UInt8Array) -> Detections:
         height, width = image.shape[:2]
-        inner_hw, _ = bucket_hw((height, width), self.long_side // 2)
+        inner_hw = letterbox((height, width), self.long_side // 2).inner_hw
         room = np.float32(self.long_side // 4)
         small = Detections(faces.boxes_xyxy - room, faces.scores, faces.landmarks - room)
-        return _inside(
-            small.scaled((width / inner_hw[1], height / inner_hw[0])), size_hw=(height, width)
-        )
+        return _inside(small.scaled((width / inner_hw[1], height / inner_hw[0])), (height, width))

@@ -1,4 +1,4 @@
-"""An ONNX RetinaFace-MobileNet-0.25 with folded batch norms -> tensors under the published names.
+"""An ONNX RetinaFace-MobileNet-0.25 with folded batch norms -> its convolutions by published names.
 
 The carried graph names its convolutions' weights by number; the node's path tells which one it is.
 """
@@ -6,18 +6,22 @@ The carried graph names its convolutions' weights by number; the node's path tel
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 import onnx
-import torch
 from onnx import numpy_helper
-from torch import Tensor
+
+from fattr.records import FloatArray
+
+if TYPE_CHECKING:  # only what trains or runs in torch loads it
+    from torch import Tensor
 
 BATCH_NORM_EPS = 1e-5
-HEADS = {"class_head": "ClassHead", "bbox_head": "BboxHead", "landmark_head": "LandmarkHead"}
+HEADS = {"class": "ClassHead", "bbox": "BboxHead", "landmark": "LandmarkHead"}
 
 
 def convolution_key(node_name: str) -> str | None:
-    """The checkpoint's name of a convolution, from its node's path; None for the 1x1 heads.
+    """The checkpoint's name of a convolution, from its node's path; None for any other node.
 
     ``/fx/stage1/stage1.1/stage1.1.0/stage1.1.0.0/Conv`` is ``body.stage1.1.0``.
     """
@@ -26,13 +30,30 @@ def convolution_key(node_name: str) -> str | None:
         stage, index, half, nested = block.groups()
         position = 0 if nested is None else 3 * int(half)
         return f"body.{stage}.{index}.{position}"
+    if head := re.fullmatch(r"(class|bbox|landmark)_head\.(\d)", leaf):
+        return f"{HEADS[head[1]]}.{head[2]}.conv1x1"
     if part := re.search(r"/(fpn|ssh\d)/(\w+)/", node_name):
         return f"{part[1]}.{part[2]}.0"
     return None
 
 
+def convolutions(model_bytes: bytes) -> dict[str, tuple[FloatArray, FloatArray]]:
+    """Weight (O, I, k, k) and bias of each convolution, batch norms folded in, by its name."""
+    graph = onnx.load_from_string(model_bytes).graph
+    arrays = {item.name: numpy_helper.to_array(item) for item in graph.initializer}
+    alias = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "Identity"}
+    found = {}
+    for node in graph.node:
+        if node.op_type == "Conv" and (key := convolution_key(node.name)):
+            weight, bias = (arrays[alias.get(name, name)] for name in node.input[1:])
+            found[key] = weight, bias
+    return found
+
+
 def _folded(key: str, weight: Tensor, bias: Tensor) -> dict[str, Tensor]:
     """The convolution, and a batch norm that only adds ``bias``."""
+    import torch
+
     prefix, _, index = key.rpartition(".")
     norm = f"{prefix}.{int(index) + 1}"
     return {
@@ -47,18 +68,12 @@ def _folded(key: str, weight: Tensor, bias: Tensor) -> dict[str, Tensor]:
 
 def state_dict_of(model_bytes: bytes) -> dict[str, Tensor]:
     """The tensors of ``network.RetinaFace("mobilenet025")`` held by the ONNX bytes."""
-    graph = onnx.load_from_string(model_bytes).graph
-    tensors = {
-        item.name: torch.from_numpy(numpy_helper.to_array(item).copy())
-        for item in graph.initializer
-    }
-    alias = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "Identity"}
+    import torch
+
     state: dict[str, Tensor] = {}
-    for node in graph.node:
-        if node.op_type == "Conv" and (key := convolution_key(node.name)):
-            weight, bias = (tensors[alias.get(name, name)] for name in node.input[1:])
-            state |= _folded(key, weight, bias)
-    for name, tensor in tensors.items():
-        if head := re.fullmatch(r"(\w+_head)\.\w+\.(\d)\.(weight|bias)", name):
-            state[f"{HEADS[head[1]]}.{head[2]}.conv1x1.{head[3]}"] = tensor
+    for key, arrays in convolutions(model_bytes).items():
+        weight, bias = (torch.from_numpy(array.copy()) for array in arrays)
+        is_head = key.endswith("conv1x1")
+        head = {f"{key}.weight": weight, f"{key}.bias": bias}
+        state |= head if is_head else _folded(key, weight, bias)
     return state

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models import resnet50
 
+from fattr.detect.anchors import ANCHORS_PER_CELL
 from fattr.errors import UsageError
 
 Backbone: TypeAlias = Literal["mobilenet025", "resnet50"]
-ANCHORS_PER_CELL = 2
 
 
 def _conv(

@@ -14,7 +14,17 @@ from typing import Any
 from fattr import storage
 from fattr.runs.timeline import Timeline
 
-PACKAGES = ("fattr", "ray", "torch", "torchvision", "onnxruntime", "pillow", "pyarrow", "numpy")
+PACKAGES = (
+    "fattr",
+    "ray",
+    "torch",
+    "torchvision",
+    "onnxruntime",
+    "ncnn",
+    "pillow",
+    "pyarrow",
+    "numpy",
+)
 
 
 def new_run_id(started: datetime) -> str:

@@ -79,3 +79,14 @@ def test_crops_may_be_read_only(forward):
     crops = random_crops(2)
     crops.setflags(write=False)
     assert forward(crops).shape == (2, 13)
+
+
+@pytest.mark.parametrize("n", [1, 3, 8])
+def test_few_crops_are_filled_up_to_one_shape(n, network, attributes):
+    shapes = []
+    handle = network.register_forward_hook(lambda *args: shapes.append(tuple(args[1][0].shape)))
+    filled = torch_forward(network, device="cpu", fill_to=8)(random_crops(n))
+    handle.remove()
+    assert shapes == [(8, 32, 24, 3)]
+    plain = torch_forward(network, device="cpu")(random_crops(n))
+    np.testing.assert_allclose(filled, plain, atol=1e-5)

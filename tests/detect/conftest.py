@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from fattr.detect import source
-from fattr.detect.backends import OnnxBackend, TorchBackend
+from fattr.detect.ncnn_backend import NcnnBackend
+from fattr.detect.torch_backend import TorchBackend
 
 THRESHOLDS = {"score_threshold": 0.5, "nms_iou_threshold": 0.4}
 
@@ -32,8 +33,8 @@ def network(shipped):
 
 
 @pytest.fixture(scope="session")
-def onnx_backend(shipped):
-    return OnnxBackend(shipped.data, shipped.normalisation, num_threads=1, **THRESHOLDS)
+def ncnn_backend(shipped):
+    return NcnnBackend(shipped.data, shipped.normalisation, num_threads=1, **THRESHOLDS)
 
 
 @pytest.fixture(scope="session")
@@ -41,7 +42,7 @@ def torch_backend(shipped, network):
     return TorchBackend(network, shipped.normalisation, device="cpu", **THRESHOLDS)
 
 
-@pytest.fixture(scope="session", params=["onnx", "torch"])
+@pytest.fixture(scope="session", params=["ncnn", "torch"])
 def backend(request):
     return request.getfixturevalue(f"{request.param}_backend")
 

@@ -3,24 +3,26 @@ import pytest
 import skimage.data
 from PIL import Image
 
-from fattr.detect.detector import FaceDetector, Normalisation, bucket_hw, letterbox
+from fattr.detect.detector import FaceDetector, Letterbox, Normalisation, letterbox, shrunk
 from fattr.records import Detections
 
-GREY = Normalisation("rgb", (128, 128, 128), (1, 1, 1))
 GREEN = np.array([0, 255, 0], np.uint8)
 
 
 class GreenFinder:
     """A backend that finds the one green patch of an image, if there is one."""
 
-    normalisation = GREY
-
     def __init__(self):
         self.batches = []
 
-    def __call__(self, batch):
-        self.batches.append(batch.shape)
-        return [self.patch(image.astype(int)) for image in batch]
+    def __call__(self, images, boxes):
+        assert len({box.canvas_hw for box in boxes}) == 1
+        self.batches.append(len(images))
+        return [self.patch(self.canvas(*pair)) for pair in zip(images, boxes, strict=True)]
+
+    def canvas(self, image, box):
+        size_wh = box.inner_hw[::-1]
+        return np.asarray(Image.fromarray(image).resize(size_wh, Image.Resampling.BILINEAR), int)
 
     def patch(self, image):
         y, x = np.nonzero((image[..., 1] - image[..., 0]) > 200)
@@ -50,21 +52,29 @@ def with_patch(height, width, x1, y1, x2, y2):
     ],
 )
 def test_letterbox_geometry(size_hw, inner_hw, canvas_hw):
-    assert bucket_hw(size_hw, 640) == (inner_hw, canvas_hw)
-    image = np.full((*size_hw, 3), 200, np.uint8)
-    canvas = letterbox(image, long_side=640, padding_rgb=(1, 2, 3))
-    assert canvas.shape == (*canvas_hw, 3)
-    height, width = inner_hw
-    assert (canvas[:height, :width] == 200).all()
-    assert (canvas[height:] == (1, 2, 3)).all()
-    assert (canvas[:, width:] == (1, 2, 3)).all()
+    assert letterbox(size_hw, 640) == Letterbox(inner_hw, canvas_hw)
 
 
-def test_letterbox_is_pillows_resize():
-    image = skimage.data.astronaut()[:300]
-    wanted = Image.fromarray(image).resize((256, 150), Image.Resampling.BILINEAR)
-    canvas = letterbox(image, long_side=256, padding_rgb=(0, 0, 0))
-    np.testing.assert_array_equal(canvas[:150, :256], wanted)
+@pytest.mark.parametrize(
+    ("size_hw", "factor"),
+    [
+        ((1279, 700), 1),
+        ((1280, 700), 2),
+        ((1921, 1000), 3),
+        ((640, 640), 1),
+        ((3, 6399), 3),
+        ((30, 6399), 9),
+    ],
+)
+def test_what_is_twice_as_large_is_shrunk_to_means_of_blocks(size_hw, factor):
+    image = np.random.default_rng(0).integers(0, 256, (*size_hw, 3)).astype(np.uint8)
+    small, made = shrunk(image, 640)
+    assert made == factor
+    assert small.shape[:2] == tuple(-(-side // factor) for side in size_hw)
+    height, width = (side // factor for side in size_hw)
+    whole = image[: height * factor, : width * factor].astype(float)
+    means = whole.reshape(height, factor, width, factor, 3).mean(axis=(1, 3))
+    np.testing.assert_allclose(small[:height, :width], means, atol=0.6)
 
 
 @pytest.mark.parametrize(
@@ -94,8 +104,8 @@ def test_boxes_come_back_in_pixels_of_the_image(size_hw, box):
 
 
 @pytest.mark.parametrize("size_hw", [(1, 1), (2, 20000), (20000, 2), (3, 5)])
-def test_images_of_extreme_shape_pass_through(size_hw, onnx_backend):
-    detector = FaceDetector(onnx_backend, long_side=320, batch_size=1)
+def test_images_of_extreme_shape_pass_through(size_hw, ncnn_backend):
+    detector = FaceDetector(ncnn_backend, long_side=320, batch_size=1)
     image = np.random.default_rng(0).integers(0, 256, (*size_hw, 3)).astype(np.uint8)
     [faces] = detector.detect([image])
     inside = (faces.boxes_xyxy >= 0) & (faces.boxes_xyxy <= [*size_hw[::-1]] * 2)
@@ -104,9 +114,7 @@ def test_images_of_extreme_shape_pass_through(size_hw, onnx_backend):
 
 def test_boxes_are_cut_at_the_edge_and_dropped_beyond():
     class Fixed:
-        normalisation = GREY
-
-        def __call__(self, batch):
+        def __call__(self, images, boxes):
             xyxy = np.array([[-20, -10, 50, 40], [130, 0, 150, 40], [0, 0, 8, 8]], np.float32)
             return [Detections(xyxy, np.float32([0.9, 0.8, 0.7]), np.zeros((3, 5, 2), np.float32))]
 
@@ -127,12 +135,12 @@ def test_each_image_gets_its_own_faces_whatever_the_batch(batch_size):
     found = FaceDetector(backend, long_side=96, batch_size=batch_size).detect(images)
     assert len(found.pop(2)) == 0
     assert [f.boxes_xyxy[0].tolist() for f in found] == [list(box) for box in boxes]
-    assert max(shape[0] for shape in backend.batches) == min(batch_size, 4)
-    assert sum(shape[0] for shape in backend.batches) == len(images)
+    assert max(backend.batches) == min(batch_size, 4)
+    assert sum(backend.batches) == len(images)
 
 
-def test_no_images_no_answers(onnx_backend):
-    assert FaceDetector(onnx_backend, long_side=320, batch_size=2).detect([]) == []
+def test_no_images_no_answers(ncnn_backend):
+    assert FaceDetector(ncnn_backend, long_side=320, batch_size=2).detect([]) == []
 
 
 def test_the_astronauts_face_is_where_it_is(backend, astronaut):
@@ -145,19 +153,19 @@ def test_the_astronauts_face_is_where_it_is(backend, astronaut):
 
 
 @pytest.mark.parametrize("name", ["coffee", "chelsea", "coins", "rocket"])
-def test_what_is_no_person_has_no_face(name, onnx_backend):
+def test_what_is_no_person_has_no_face(name, ncnn_backend):
     """The cat fills its picture and passes for a face (0.69) until there is room around it."""
     image = getattr(skimage.data, name)()
     image = np.stack([image] * 3, -1) if image.ndim == 2 else image
-    [faces] = FaceDetector(onnx_backend, long_side=640, batch_size=1).detect([image])
+    [faces] = FaceDetector(ncnn_backend, long_side=640, batch_size=1).detect([image])
     assert len(faces) == 0
 
 
 @pytest.mark.parametrize("photo", ["astronaut", "hopper"])
 @pytest.mark.parametrize("margin", [0.0, 0.08, 0.16, 0.3])
-def test_a_tight_chip_has_the_photographs_one_face(photo, margin, onnx_backend, request):
+def test_a_tight_chip_has_the_photographs_one_face(photo, margin, ncnn_backend, request):
     image = request.getfixturevalue(photo)
-    detector = FaceDetector(onnx_backend, long_side=640, batch_size=1)
+    detector = FaceDetector(ncnn_backend, long_side=640, batch_size=1)
     [whole] = detector.detect([image])
     x1, y1, x2, y2 = whole.boxes_xyxy[0]
     side = y2 - y1
@@ -190,11 +198,10 @@ def test_two_looks_show_each_face_once():
     """Large faces as the second look has them, small ones of either, in the image's pixels."""
 
     class Looks:
-        normalisation = GREY
         first = np.float32([[0, 0, 320, 320], [100, 100, 300, 300], [500, 0, 540, 40]])
         second = np.float32([[170, 165, 325, 320], [410, 160, 430, 180], [300, 400, 312, 412]])
 
-        def __call__(self, batch):
+        def __call__(self, images, boxes):
             xyxy, self.first = self.first, self.second
             points = np.repeat(xyxy[:, None, :2], 5, axis=1)
             return [Detections(xyxy, np.float32([0.9, 0.8, 0.7]), points)]
@@ -209,13 +216,12 @@ def test_two_looks_show_each_face_once():
     assert faces.scores.tolist() == pytest.approx([0.9, 0.8, 0.7])
 
 
-def test_a_face_moves_with_its_image(onnx_backend, astronaut):
+def test_a_face_moves_with_its_image(ncnn_backend, astronaut):
     """Whole strides and no scaling, so that the network sees the same pixels elsewhere."""
-    detector = FaceDetector(onnx_backend, long_side=640, batch_size=1)
-    padding = onnx_backend.normalisation.padding_rgb
+    detector = FaceDetector(ncnn_backend, long_side=640, batch_size=1)
     boxes, points = [], []
     for x, y in ((0, 0), (96, 32), (32, 128)):
-        canvas = np.full((640, 640, 3), padding, np.uint8)
+        canvas = np.full((640, 640, 3), (123, 117, 104), np.uint8)  # as the padding is
         canvas[y : y + 512, x : x + 512] = astronaut
         [faces] = detector.detect([canvas])
         assert len(faces) == 1
@@ -252,11 +258,6 @@ def test_a_face_does_not_depend_on_its_batch(batch_size, backend, photos, alone)
     for found, wanted in zip(together, alone, strict=True):
         np.testing.assert_allclose(found.boxes_xyxy, wanted.boxes_xyxy, atol=1)
         np.testing.assert_allclose(found.landmarks, wanted.landmarks, atol=1)
-
-
-def test_padding_normalises_to_about_zero():
-    assert Normalisation("bgr", (104, 117, 123), (1, 1, 1)).padding_rgb == (123, 117, 104)
-    assert Normalisation("rgb", (123.7, 116.3, 103.5), (1, 1, 1)).padding_rgb == (124, 116, 104)
 
 
 def test_impossible_settings_are_refused():

@@ -37,7 +37,7 @@ def test_every_tensor_of_the_network_comes_from_the_file(shipped):
     ("node_name", "key"),
     [
         pytest.param("", None, id="no-name"),
-        pytest.param("/class_head/class_head.0/Conv", None, id="head"),
+        pytest.param("/class_head/class_head.0/Conv", "ClassHead.0.conv1x1", id="head"),
         pytest.param("/fx/stage1/stage1.0/stage1.0.0/Conv", "body.stage1.0.0", id="plain"),
         pytest.param(
             "/fx/stage1/stage1.1/stage1.1.0/stage1.1.0.0/Conv", "body.stage1.1.0", id="depthwise"
