@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 
-from fattr import storage
 from fattr.evaluation.scoring import ScoreFaces, read_labelled, samples_table
 from fattr.published.parts import PartWriter
 from fattr.published.publish import count_work
@@ -19,7 +18,7 @@ from fattr.published.suspects import GOT_THROUGH
 from fattr.records import Sample
 from fattr.runs import manifest
 from fattr.sandbox import RaisedError, Suspicion, refuse_bug, try_row
-from fattr.stages import Annotate, Fetch, Stage, ordered_map
+from fattr.stages import Fetch, Stage, ordered_map
 
 log = logging.getLogger(__name__)
 
@@ -29,12 +28,12 @@ ROWS_PER_BATCH = 16
 def annotate_locally(
     manifest_uri: str,
     staging_uri: str,
-    annotate: Annotate,
+    annotate: Stage,
     schema: pa.Schema,
     *,
+    fetch: Stage,
     num_threads: int,
     on_counts: Callable[[Counter[str]], None],
-    read_options: storage.ReadOptions | None = None,
     is_cleared: bool = False,
 ) -> None:
     """Manifest to staged rows in the order of the manifest.
@@ -46,7 +45,7 @@ def annotate_locally(
         BugError: Many images raised the same, and none got through, unless the code
             ``is_cleared`` from the start.
     """
-    fetch, stage = Fetch(options=read_options), Outliving(annotate, is_cleared=is_cleared)
+    stage = Outliving(annotate, is_cleared=is_cleared)
 
     def run(batch: pa.RecordBatch) -> pa.Table:
         return stage(fetch(pa.Table.from_batches([batch])))

@@ -29,6 +29,7 @@ from fattr.detect.detector import FaceDetector
 from fattr.errors import ImageError, StorageError
 from fattr.images import DecodedImage
 from fattr.records import CropRule, Detections, FloatArray, Status, UInt8Array
+from fattr.spans import Took, seconds_since
 
 Stage: TypeAlias = Callable[[pa.Table], pa.Table]
 Pulse: TypeAlias = Callable[[], None]
@@ -82,12 +83,12 @@ class Fetch:
         options: storage.ReadOptions | None = None,
         read: Callable[[str], bytes] | None = None,
     ) -> None:
-        self._num_in_flight = num_in_flight
+        self.num_in_flight = num_in_flight
         self._read = read or functools.partial(storage.read_bytes, options=options)
 
     def __call__(self, manifest: pa.Table) -> pa.Table:
         """Add ``tables.FETCHED_COLUMNS``."""
-        with ThreadPoolExecutor(self._num_in_flight) as pool:
+        with ThreadPoolExecutor(self.num_in_flight) as pool:
             fetched = list(pool.map(self._fetch, _places(manifest)))
         values = (
             [f.data for f in fetched],
@@ -136,6 +137,18 @@ def by_bytes(manifest: pa.Table, *, max_bytes: int = MAX_FETCHED_BYTES) -> Itera
     yield manifest.slice(start)
 
 
+def timed(step: str, stage: Stage, took: Took) -> Stage:
+    """The same stage, whose calls are steps."""
+
+    def run(rows: pa.Table) -> pa.Table:
+        started = time.perf_counter()
+        made = stage(rows)
+        took(step, started)
+        return made
+
+    return run
+
+
 def mark_failed(rows: pa.Table, status: str, reason: str) -> pa.Table:
     """Fetched rows as though they could not be had: the stages pass status and reason on."""
     failed = {"fetch_status": status, "fetch_reason": reason}
@@ -181,15 +194,21 @@ def _no_pulse() -> None:
 class Decode:
     """Bytes -> pixels, as few as ``long_side`` needs, or why there are none.
 
-    ``pulse`` is called before each image. With ``num_threads``, so many decode at a time, ahead of
-    whoever takes the pixels.
+    ``pulse`` is called before each image, ``took`` after it. With ``num_threads``, so many decode
+    at a time, ahead of whoever takes the pixels.
     """
 
     def __init__(
-        self, *, long_side: int, max_pixels: int, pulse: Pulse = _no_pulse, num_threads: int = 0
+        self,
+        *,
+        long_side: int,
+        max_pixels: int,
+        pulse: Pulse = _no_pulse,
+        took: Took = seconds_since,
+        num_threads: int = 0,
     ) -> None:
         self.long_side, self.max_pixels = long_side, max_pixels
-        self._pulse, self._num_threads = pulse, num_threads
+        self._pulse, self._took, self._num_threads = pulse, took, num_threads
         self._pool = ThreadPoolExecutor(num_threads) if num_threads else None
 
     def __call__(self, fetched: pa.Table) -> Iterator[Decoded | Seen]:
@@ -209,8 +228,8 @@ class Decode:
                 fetched.data, min_long_side=self.long_side, max_pixels=self.max_pixels
             )
         except ImageError as err:
-            return Seen(err.status, err.reason, decode_s=time.perf_counter() - started)
-        return Decoded(image, fetched.data, time.perf_counter() - started)
+            return Seen(err.status, err.reason, decode_s=self._took("decode", started))
+        return Decoded(image, fetched.data, self._took("decode", started))
 
 
 def _items(fetched: pa.Table) -> Iterator[Fetched]:
@@ -238,7 +257,8 @@ class Label:
     """Decoded images -> rows with faces and their attributes, one row an image.
 
     ``images_per_detection`` images are looked at together; of these only crops are kept, which are
-    classified together at the end of the batch. ``pulse`` is called before each step.
+    classified together at the end of the batch. ``pulse`` is called before each step, ``took``
+    after it.
     """
 
     def __init__(
@@ -250,15 +270,16 @@ class Label:
         min_face_px: float,
         max_pixels: int,
         pulse: Pulse = _no_pulse,
+        took: Took = seconds_since,
     ) -> None:
         self._detector, self._models = detector, models
         self._images_per_detection = images_per_detection
         self._min_face_px, self._max_pixels = min_face_px, max_pixels
-        self._pulse = pulse
+        self._pulse, self._took = pulse, took
         self._attributes = tuple(a for model in models for a in model.attributes)
 
-    def watched(self, pulse: Pulse) -> Label:
-        """The same networks with another ``pulse``."""
+    def watched(self, pulse: Pulse, took: Took = seconds_since) -> Label:
+        """The same networks with another ``pulse`` and ``took``."""
         return Label(
             self._detector,
             self._models,
@@ -266,6 +287,7 @@ class Label:
             min_face_px=self._min_face_px,
             max_pixels=self._max_pixels,
             pulse=pulse,
+            took=took,
         )
 
     def __call__(self, decoded: Iterable[Decoded | Seen], fetched: pa.Table) -> pa.Table:
@@ -294,7 +316,7 @@ class Label:
         self._pulse()
         started = time.perf_counter()
         found = iter(self._detector.detect([item.image.pixels for item in readable]))
-        detect_s = (time.perf_counter() - started) / max(1, len(readable))
+        detect_s = self._took("detect", started) / max(1, len(readable))
         return [
             item if isinstance(item, Seen) else self._crop(item, next(found), detect_s)
             for item in decoded
@@ -319,7 +341,7 @@ class Label:
             crops=crops,
             decode_s=item.seconds,
             detect_s=detect_s,
-            crop_s=time.perf_counter() - started,
+            crop_s=self._took("crop", started),
         )
 
     def _sharp_enough(self, item: Decoded, faces: Detections) -> tuple[UInt8Array, FloatArray]:
@@ -352,7 +374,7 @@ class Label:
                 own = probs[attribute.name]
                 labels = calibrate.labels(own, attribute, model.calibration, hidden)
                 columns |= tables.label_columns(attribute, labels, own)
-        return columns, (time.perf_counter() - started) / max(1, len(hidden))
+        return columns, self._took("classify", started) / max(1, len(hidden))
 
     def _probabilities(self, model: Model, crops: Sequence[UInt8Array]) -> dict[str, FloatArray]:
         """Those of the classifier, a pulse for every few crops: a block may show thousands."""
@@ -389,15 +411,21 @@ class Annotate:
             max_pixels=max_pixels,
         )
 
-    def watch(self, pulse: Pulse, *, decode_threads: int = 0) -> None:
-        """From now on call ``pulse`` before each step, and decode ahead on threads of its own."""
+    def watch(
+        self, pulse: Pulse = _no_pulse, *, took: Took = seconds_since, decode_threads: int = 0
+    ) -> None:
+        """From now on call ``pulse`` before each step and ``took`` after it.
+
+        With ``decode_threads``, decode ahead on threads of its own.
+        """
         self.decode = Decode(
             long_side=self.decode.long_side,
             max_pixels=self.decode.max_pixels,
             pulse=pulse,
+            took=took,
             num_threads=decode_threads,
         )
-        self.label = self.label.watched(pulse)
+        self.label = self.label.watched(pulse, took)
 
     def __call__(self, fetched: pa.Table) -> pa.Table:
         """See the class; the result has ``tables.staged_schema``."""

@@ -71,7 +71,7 @@ def annotate(
     is_code_cleared: bool = False,
     **sizes: object,
 ) -> Staged:
-    from fattr.on_ray.annotate import Blame, annotate_on_ray
+    from fattr.on_ray.annotate import Blame, Listener, annotate_on_ray
 
     counts = Counter[str]()
     annotate_on_ray(
@@ -80,7 +80,7 @@ def annotate(
         num_images=num_images,
         sizing=sizing_of(num_images, **sizes),
         blame=Blame(image_timeout_s, is_code_cleared),
-        on_counts=counts.update,
+        listener=Listener(counts.update),
         check=check,
     )
     return Staged(staged_rows(run), counts)

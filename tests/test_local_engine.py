@@ -16,6 +16,7 @@ from fattr.local_engine import annotate_locally
 from fattr.records import Status
 from fattr.runs.run import Run
 from fattr.sandbox import MAX_RAISED, Suspicion
+from fattr.stages import Fetch
 
 GOOD, RAISE = b"a", b"RAISE"
 SCHEMA = tables.staged_schema(())
@@ -37,6 +38,7 @@ def annotate(run, folder, contents, stage, num_threads=2, **others: bool) -> Cou
         run.staging,
         stage,
         SCHEMA,
+        fetch=Fetch(),
         num_threads=num_threads,
         on_counts=counts.update,
         **others,

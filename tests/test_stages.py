@@ -6,6 +6,7 @@ import io
 import itertools
 import threading
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from fattr.detect import source as detectors
 from fattr.evaluation.split import DecodeRows, LabelRows
 from fattr.records import Detections, Status
 from fattr.runs import manifest
-from fattr.stages import Annotate, Fetch, Model, by_bytes, mark_failed
+from fattr.stages import Annotate, Fetch, Model, by_bytes, mark_failed, timed
 
 EYEGLASSES, SMILING = attribute("eyeglasses"), attribute("smiling")
 GATE_PX = 24
@@ -447,6 +448,36 @@ def test_threads_that_decode_ahead_change_nothing(photo_folder):
     whole = timeless(stage(rows))
     stage.watch(lambda: None, decode_threads=3)
     assert timeless(stage(rows)).equals(whole)
+
+
+@pytest.mark.parametrize("decode_threads", [0, 2])
+def test_whoever_listens_hears_of_each_step_and_its_seconds(decode_threads):
+    told, lock = [], threading.Lock()
+
+    def took(step: str, started: float) -> float:
+        with lock:
+            told.append((step, started, time.perf_counter()))
+        return 2.0 ** len(told)
+
+    stage = annotator(FakeDetector(), images_per_detection=2)
+    stage.watch(took=took, decode_threads=decode_threads)
+    staged = stage(fetched("missing", picture(2), b"no image", picture(0), picture(1)))
+    steps = [step for step, *_ in told]
+    assert Counter(steps) == {"decode": 4, "detect": 3, "crop": 3, "classify": 1}
+    assert all(started <= ended for _, started, ended in told)
+    # What a step answers is what the row says, divided among those that shared it.
+    crops = [2.0 ** (n + 1) for n, step in enumerate(steps) if step == "crop"]
+    assert staged.column("crop_s").to_pylist() == [0, crops[0], 0, *crops[1:]]
+    (classified,) = [2.0 ** (n + 1) for n, step in enumerate(steps) if step == "classify"]
+    shares = np.array([0, 2, 0, 0, 1]) * classified / 3
+    np.testing.assert_allclose(staged.column("classify_s"), shares, rtol=1e-6)
+
+
+def test_a_timed_stage_is_the_same_stage():
+    told = []
+    timed_fetch = timed("fetch", Fetch(), lambda step, started: told.append(step) or 0.0)
+    assert timed_fetch(listed()).equals(Fetch()(listed()))
+    assert told == ["fetch"]
 
 
 # In two places

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from fattr import storage, tables
+from fattr.bottleneck import Crew
 from fattr.build import (
     AnnotatePlan,
     build_annotate,
@@ -32,8 +33,10 @@ from fattr.commands.outcome import (
     EXIT_USAGE,
     failure,
     failures_told,
+    say_done,
     tell,
 )
+from fattr.commands.profile import Profile, crew_here, crew_on_ray
 from fattr.commands.work import Work, key_id, list_work, read_key, read_options
 from fattr.config import AnnotateConfig, RetryConfig
 from fattr.errors import FattrError, UsageError
@@ -52,11 +55,12 @@ from fattr.runs.record import RunRecord, versions
 from fattr.runs.run import SUCCESS, Run
 from fattr.runs.take_up import Past, check_settings, read_past, take_up
 from fattr.sandbox import bug_found
+from fattr.stages import Fetch
 
 log = logging.getLogger(__name__)
 
 SOURCE = {"images", "include", "exclude"}
-PRIVATE = {*SOURCE, "notify_url", "notify_command", "discard_unfinished", "dry_run"}
+PRIVATE = {*SOURCE, "notify_url", "notify_command", "discard_unfinished", "dry_run", "profile"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +148,7 @@ def check_places(config: AnnotateConfig, output: str) -> None:
 def carry_out(job: Job) -> int:
     """Do the run that the output asks for: the one that did not finish, or a new one."""
     say_licences(job.plan)
+    profile = Profile() if job.config.profile else None
     past, description = read_past(job.output), describe(job)
     check_settings(past, description["settings_id"], description["settings"])
     entries = iter(()) if job.work.only else job.work.entries()
@@ -163,7 +168,7 @@ def carry_out(job: Job) -> int:
         if "increment" not in record.content:
             list_images(job, run, record, past, entries, lease.check)
         with failures_told(job.config, run, record, lease.check):
-            annotate_images(job, run, record, lease.check)
+            annotate_images(job, run, record, lease.check, profile)
             publish_tables(job, run, record, lease)
             code = finish(job, run, record, lease)
     tell(job.config, record)
@@ -242,7 +247,9 @@ def list_images(
     log.info("run %s: %s", run.run_id, found.describe())
 
 
-def annotate_images(job: Job, run: Run, record: RunRecord, check: Callable[[], None]) -> None:
+def annotate_images(
+    job: Job, run: Run, record: RunRecord, check: Callable[[], None], profile: Profile | None
+) -> None:
     """Manifest to staged rows, on show; what an earlier attempt on Ray made is kept."""
     num_images = record.content["increment"]["num_images"]
     if record.content.get("published") or not num_images:
@@ -255,30 +262,49 @@ def annotate_images(job: Job, run: Run, record: RunRecord, check: Callable[[], N
         storage.delete_tree(run.staging)
         storage.delete_tree(run.checkpoint)
     record.note("annotating", staged_by=engine, engine=engine)
-    if engine == "local":
-        with watched(record, num_images, 0, check) as on_counts:
-            annotate_locally(
-                run.manifest,
-                run.staging,
-                build_annotate(job.plan),
-                tables.staged_schema(job.plan.attributes),
-                num_threads=cpu_count(),
-                read_options=read_options(job.config),
-                is_cleared=job.redoes_poison,
-                on_counts=on_counts,
-            )
-    else:
-        annotate_in_session(job, run, record, num_images, check)
+    annotate_by = annotate_here if engine == "local" else annotate_in_session
+    crew = annotate_by(job, run, record, num_images, check, profile)
     if not job.redoes_poison and (bug := find_bug(run.staging)):
         raise bug_found(*bug)
+    if profile:
+        record.content["bottleneck"] = profile.finish(run, crew)
     record.note("annotated")
 
 
+def annotate_here(
+    job: Job,
+    run: Run,
+    record: RunRecord,
+    num_images: int,
+    check: Callable[[], None],
+    profile: Profile | None,
+) -> Crew:
+    """The engine of this process."""
+    fetch, stage = Fetch(options=read_options(job.config)), build_annotate(job.plan)
+    with watched(record, num_images, 0, check, profile) as on_counts:
+        annotate_locally(
+            run.manifest,
+            run.staging,
+            stage,
+            tables.staged_schema(job.plan.attributes),
+            fetch=profile.traced(fetch, stage) if profile else fetch,
+            num_threads=cpu_count(),
+            is_cleared=job.redoes_poison,
+            on_counts=on_counts,
+        )
+    return crew_here(job.plan, fetch)
+
+
 def annotate_in_session(
-    job: Job, run: Run, record: RunRecord, num_images: int, check: Callable[[], None]
-) -> None:
+    job: Job,
+    run: Run,
+    record: RunRecord,
+    num_images: int,
+    check: Callable[[], None],
+    profile: Profile | None,
+) -> Crew:
     """The Ray engine, sized for the cluster."""
-    from fattr.on_ray.annotate import Blame, annotate_on_ray, count_checkpointed
+    from fattr.on_ray.annotate import Blame, Listener, annotate_on_ray, count_checkpointed
     from fattr.on_ray.checkpoint import forget, recorded_parts
     from fattr.on_ray.pool import resources
     from fattr.on_ray.session import ray_session
@@ -302,7 +328,7 @@ def annotate_in_session(
             log.info("%d files of images that may have met a bug are made again", len(suspects))
             forget(run, suspects)
         done = count_checkpointed(run)
-        with watched(record, num_images, done, check) as on_counts:
+        with watched(record, num_images, done, check, profile) as on_counts:
             annotate_on_ray(
                 job.plan,
                 run,
@@ -310,14 +336,19 @@ def annotate_in_session(
                 sizing=sizing,
                 read_options=read_options(config),
                 blame=Blame(config.image_timeout, is_code_cleared=suspects is None),
-                on_counts=on_counts,
+                listener=Listener(on_counts, profile.add_spans if profile else None),
                 check=check,
             )
+    return crew_on_ray(job.plan, sizing)
 
 
 @contextmanager
 def watched(
-    record: RunRecord, num_images: int, num_done: int, check: Callable[[], None]
+    record: RunRecord,
+    num_images: int,
+    num_done: int,
+    check: Callable[[], None],
+    profile: Profile | None,
 ) -> Iterator[Callable[[Counter[str]], None]]:
     """A bar on show and samples for the timeline, fed by counts of what is done."""
     with AnnotateBar(num_images, initial=num_done) as bar:
@@ -325,6 +356,8 @@ def watched(
         def on_counts(counts: Counter[str]) -> None:
             check()
             bar.add(counts)
+            if profile:
+                profile.add_counts(counts)
             record.timeline.sample(record.seconds, bar.done)
 
         yield on_counts
@@ -404,17 +437,3 @@ def audit_of(record: RunRecord) -> dict[str, Any]:
     counts = ("increment", "num_images", "num_faces", "by_status", "exit_code")
     said = {name: record.content[name] for name in (*names, *counts)}
     return {"who": who()} | said | {"sensitive": record.content["settings"]["sensitive"]}
-
-
-def say_done(run: Run, record: RunRecord) -> None:
-    """One line of what came of it."""
-    content = record.content
-    by_status = Counter(content["by_status"]).most_common()
-    log.info(
-        "done: %d faces in %d images (%s), %.1f s, tables in %s",
-        content["num_faces"],
-        content["num_images"],
-        ", ".join(f"{count} {status}" for status, count in by_status) or "nothing to do",
-        record.seconds,
-        run.output,
-    )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from fattr import storage
+from fattr.commands.profile import PROFILE
 from fattr.config import AnnotateConfig
 from fattr.errors import FattrError, RunError
 from fattr.notify import notify
@@ -72,3 +74,19 @@ def summary_of(record: RunRecord) -> dict[str, Any]:
     """What is told at the end."""
     names = ("run_id", "started", "exit_code", "error", "seconds", "increment", "num_images")
     return {name: record.content.get(name) for name in (*names, "num_faces", "by_status")}
+
+
+def say_done(run: Run, record: RunRecord) -> None:
+    """A line of what came of it, and under --profile one of what bounds it."""
+    content = record.content
+    by_status = Counter(content["by_status"]).most_common()
+    log.info(
+        "done: %d faces in %d images (%s), %.1f s, tables in %s",
+        content["num_faces"],
+        content["num_images"],
+        ", ".join(f"{count} {status}" for status, count in by_status) or "nothing to do",
+        record.seconds,
+        run.output,
+    )
+    if "bottleneck" in content:
+        log.info("%s (when who did what: %s)", content["bottleneck"], run.file(PROFILE))

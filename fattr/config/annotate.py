@@ -74,6 +74,9 @@ class AnnotateConfig(DetectConfig):
     """How many, as N or MIN:MAX; otherwise as many as the cluster has room for."""
     batch_size: int | None = None
     """Images a detector call takes: 1 on CPU, where more did not help, and 8 on a GPU."""
+    profile: bool = False
+    """Write OUTPUT/_runs/ID/profile.json, when each worker did what, for Perfetto or
+    chrome://tracing; and say in a line what bounds the run and what to change."""
     rows_per_file: int = 100_000
     """About how many rows a file of the tables has."""
     notify_url: str | None = None

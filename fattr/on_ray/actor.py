@@ -7,7 +7,7 @@ import os
 import traceback
 from contextlib import closing
 from types import TracebackType
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,28 +19,38 @@ from fattr.on_ray.mailbox import Sender
 from fattr.on_ray.metrics import StageMetrics
 from fattr.published.publish import count_work
 from fattr.published.suspects import GOT_THROUGH
-from fattr.sandbox import START_TIMEOUT_S, TRIES, Alarm, Build, Sandbox, mark_poison, try_row
+from fattr.sandbox import START_TIMEOUT_S, TRIES, Alarm, Sandbox, mark_poison, try_row
+from fattr.spans import OnSpans, Recorder, Took, seconds_since
 from fattr.stages import Decode, Pulse, Stage
 
 
-def annotate_stage(plan: AnnotatePlan, pulse: Pulse, *, decode_threads: int = 0) -> Stage:
+class TracedBuild(Protocol):
+    """A ``Build`` whose stage tells ``took`` of its steps."""
+
+    def __call__(self, pulse: Pulse, /, *, took: Took = seconds_since) -> Stage:
+        """The stage."""
+
+
+def annotate_stage(
+    plan: AnnotatePlan, pulse: Pulse, *, took: Took = seconds_since, decode_threads: int = 0
+) -> Stage:
     """Fetched rows to staged ones."""
     annotate = build_annotate(plan)
-    annotate.watch(pulse, decode_threads=decode_threads)
+    annotate.watch(pulse, took=took, decode_threads=decode_threads)
     return annotate
 
 
-def decode_stage(plan: AnnotatePlan, pulse: Pulse) -> Stage:
+def decode_stage(plan: AnnotatePlan, pulse: Pulse, *, took: Took = seconds_since) -> Stage:
     """Fetched rows to rows with pixels; needs no network."""
     config = plan.config
     return DecodeRows(
-        Decode(long_side=config.detect_size, max_pixels=config.max_pixels, pulse=pulse)
+        Decode(long_side=config.detect_size, max_pixels=config.max_pixels, pulse=pulse, took=took)
     )
 
 
-def label_stage(plan: AnnotatePlan, pulse: Pulse) -> Stage:
+def label_stage(plan: AnnotatePlan, pulse: Pulse, *, took: Took = seconds_since) -> Stage:
     """Rows with pixels to staged ones."""
-    return LabelRows(build_annotate(plan).label.watched(pulse))
+    return LabelRows(build_annotate(plan).label.watched(pulse, took))
 
 
 class StageActor:
@@ -58,6 +68,8 @@ class StageActor:
         build: See ``Sandbox``.
         ledger: Shared by all actors.
         image_timeout_s: See ``Sandbox``.
+        on_spans: Gets the first steps of the actor, block by block; None: nobody asks. Those in the
+            sandbox are not told.
 
     Raises:
         RunError: loading the networks ended the process a few times.
@@ -66,12 +78,20 @@ class StageActor:
     # The column that tells which rows got through, and what it says of them.
     got_through: ClassVar[tuple[str, tuple[str, ...]]] = ("status", GOT_THROUGH)
 
-    def __init__(self, build: Build, ledger: Ledger, image_timeout_s: float) -> None:
+    def __init__(
+        self,
+        build: TracedBuild,
+        ledger: Ledger,
+        image_timeout_s: float,
+        on_spans: OnSpans | None = None,
+    ) -> None:
         self._build, self._ledger, self._image_timeout_s = build, ledger, image_timeout_s
+        self._recorder = Recorder(on_spans) if on_spans else None
         key = ledger.begin_start()
         Alarm(START_TIMEOUT_S)()
         self._alarm = Alarm(image_timeout_s)
-        self._stage = build(self._alarm)
+        traced = {"took": self._recorder.took} if self._recorder else {}
+        self._stage = build(self._alarm, **traced)
         self._alarm.stop()
         ledger.end(key)
 
@@ -93,6 +113,8 @@ class StageActor:
         self._alarm()
         made = self._stage(rows)
         self._alarm.stop()
+        if self._recorder:
+            self._recorder.tell()
         return made
 
     def _one_by_one(self, rows: pa.Table) -> pa.Table:
@@ -124,9 +146,14 @@ class AnnotateActor(StageActor):
     """The last stage: tells of the rows that are made."""
 
     def __init__(
-        self, build: Build, ledger: Ledger, image_timeout_s: float, sender: Sender
+        self,
+        build: TracedBuild,
+        ledger: Ledger,
+        image_timeout_s: float,
+        on_spans: OnSpans | None,
+        sender: Sender,
     ) -> None:
-        super().__init__(build, ledger, image_timeout_s)
+        super().__init__(build, ledger, image_timeout_s, on_spans)
         self._sender, self._metrics = sender, StageMetrics()
 
     def __call__(self, rows: pa.Table) -> pa.Table:
@@ -164,7 +191,7 @@ class _EndingOnError:
             os._exit(1)
 
 
-def builds(plan: AnnotatePlan, decode_threads: int) -> dict[str, Build]:
+def builds(plan: AnnotatePlan, decode_threads: int) -> dict[str, TracedBuild]:
     """Of each kind of actor, what it builds."""
     return {
         "annotate": functools.partial(annotate_stage, plan, decode_threads=decode_threads),

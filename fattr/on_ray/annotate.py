@@ -27,16 +27,17 @@ from fattr import storage
 from fattr.build import AnnotatePlan
 from fattr.errors import FattrError, RunError
 from fattr.on_ray import checkpoint
-from fattr.on_ray.actor import AnnotateActor, DecodeActor, StageActor, builds
+from fattr.on_ray.actor import AnnotateActor, DecodeActor, StageActor, TracedBuild, builds
 from fattr.on_ray.checkpoint import count_checkpointed, drop_unrecorded
 from fattr.on_ray.ledger import Ledger
 from fattr.on_ray.mailbox import Sender, mailbox
 from fattr.runs.run import Run
-from fattr.sandbox import TRIES, BugError, Build
+from fattr.sandbox import TRIES, BugError
 from fattr.sizing import CLUSTER_ACTOR_CPUS, Sizing
-from fattr.stages import Fetch, by_bytes
+from fattr.spans import OnSpans, Recorder, Span
+from fattr.stages import Fetch, by_bytes, timed
 
-__all__ = ["Blame", "annotate_on_ray", "count_checkpointed"]
+__all__ = ["Blame", "Listener", "annotate_on_ray", "count_checkpointed"]
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +75,26 @@ class Blame:
     is_code_cleared: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """Who hears of a run while it goes on, on a thread of this process.
+
+    Attributes:
+        on_counts: Gets what is done.
+        on_spans: Gets the first steps of each worker; None: nobody asks, and none are put down.
+    """
+
+    on_counts: Callable[[Counter[str]], None]
+    on_spans: OnSpans | None = None
+
+    def on_item(self, item: Counter[str] | list[Span]) -> None:
+        """What a worker sent."""
+        if isinstance(item, Counter):
+            self.on_counts(item)
+        elif self.on_spans:
+            self.on_spans(item)
+
+
 def annotate_on_ray(
     plan: AnnotatePlan,
     run: Run,
@@ -82,7 +103,7 @@ def annotate_on_ray(
     sizing: Sizing,
     read_options: storage.ReadOptions | None = None,
     blame: Blame,
-    on_counts: Callable[[Counter[str]], None],
+    listener: Listener,
     check: Callable[[], None] = lambda: None,
 ) -> None:
     """Stage a row for each image of ``run.manifest`` that has none, within a Ray session.
@@ -96,7 +117,7 @@ def annotate_on_ray(
         sizing: For this session's cluster.
         read_options: How the images are read.
         blame: For images that fail.
-        on_counts: Gets what is done, on a thread of this process.
+        listener: Hears of what is done.
         check: Called often; what it raises ends the run.
 
     Raises:
@@ -108,10 +129,11 @@ def annotate_on_ray(
     with (
         _ending(run),
         _context(run, sizing, blame.image_timeout_s, check),
-        mailbox(on_counts) as sender,
+        mailbox(listener.on_item) as sender,
         closing(Ledger(is_cleared=blame.is_code_cleared)) as ledger,
     ):
-        stages = Stages(plan, sizing, fetch, ledger, blame.image_timeout_s)
+        on_spans = sender.post if listener.on_spans else None
+        stages = Stages(plan, sizing, fetch, ledger, blame.image_timeout_s, on_spans)
         _write(stages.staged(run.manifest, sender), run, sizing, is_resumed=is_resumed)
     if strays := drop_unrecorded(run):
         log.info("%d files of an earlier attempt deleted", strays)
@@ -178,29 +200,32 @@ class Stages:
     fetch: Fetch
     ledger: Ledger
     image_timeout_s: float
+    on_spans: OnSpans | None  # where all workers send theirs
 
     def staged(self, manifest_uri: str, sender: Sender) -> ray.data.Dataset:
         """From a manifest's rows to staged ones."""
         builds_of = builds(self.plan, self.sizing.decode_threads)
-        rows = fetched(manifest_uri, self.fetch, self.sizing)
+        rows = fetched(manifest_uri, self.fetch, self.sizing, self.on_spans)
         if self.sizing.preset != "mixed":
             return self._labelled(rows, builds_of["annotate"], sender)
         pool = ActorPoolStrategy(min_size=1, initial_size=self.sizing.num_decoders)
         rows = _in_pool(
             rows,
             DecodeActor,
-            (builds_of["decode"], self.ledger, self.image_timeout_s),
+            (builds_of["decode"], self.ledger, self.image_timeout_s, self.on_spans),
             compute=pool,
             num_cpus=CLUSTER_ACTOR_CPUS,
         )
         return self._labelled(rows, builds_of["label"], sender)
 
-    def _labelled(self, rows: ray.data.Dataset, build: Build, sender: Sender) -> ray.data.Dataset:
+    def _labelled(
+        self, rows: ray.data.Dataset, build: TracedBuild, sender: Sender
+    ) -> ray.data.Dataset:
         sizing = self.sizing
         return _in_pool(
             rows,
             AnnotateActor,
-            (build, self.ledger, self.image_timeout_s, sender),
+            (build, self.ledger, self.image_timeout_s, self.on_spans, sender),
             compute=ActorPoolStrategy(
                 min_size=sizing.min_actors,
                 max_size=sizing.max_actors,
@@ -211,7 +236,9 @@ class Stages:
         )
 
 
-def fetched(manifest_uri: str, fetch: Fetch, sizing: Sizing) -> ray.data.Dataset:
+def fetched(
+    manifest_uri: str, fetch: Fetch, sizing: Sizing, on_spans: OnSpans | None = None
+) -> ray.data.Dataset:
     """A manifest's rows with their bytes, in blocks small enough to keep every actor busy.
 
     Read from its files, never from memory: of that, Ray Data would do all rows at each resume.
@@ -223,7 +250,7 @@ def fetched(manifest_uri: str, fetch: Fetch, sizing: Sizing) -> ray.data.Dataset
     reblocking: Any = blocks._logical_plan.dag
     reblocking.ray_remote_args["num_cpus"] = sizing.io_cpus
     return blocks.map_batches(
-        fetching(fetch),
+        fetching(fetch, on_spans),
         batch_size=None,
         batch_format="pyarrow",
         num_cpus=sizing.fetch_cpus,
@@ -231,11 +258,18 @@ def fetched(manifest_uri: str, fetch: Fetch, sizing: Sizing) -> ray.data.Dataset
     )
 
 
-def fetching(fetch: Fetch) -> Callable[[pa.Table], Iterator[pa.Table]]:
+def fetching(
+    fetch: Fetch, on_spans: OnSpans | None = None
+) -> Callable[[pa.Table], Iterator[pa.Table]]:
     """What adds their objects' bytes to a block of manifest rows, some at a time."""
 
     def fetch_block(rows: pa.Table) -> Iterator[pa.Table]:
-        yield from map(fetch, by_bytes(rows))
+        if on_spans is None:
+            yield from map(fetch, by_bytes(rows))
+            return
+        recorder = Recorder(on_spans)  # of this task: its process may be another one's next
+        yield from map(timed("fetch", fetch, recorder.took), by_bytes(rows))
+        recorder.tell()
 
     return fetch_block
 

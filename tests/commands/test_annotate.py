@@ -8,6 +8,7 @@ import errno
 import io
 import json
 import shutil
+import time
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -221,6 +222,51 @@ def test_settings_that_can_change_a_row_change_the_settings_id(done, photo_folde
     assert run(*flags, "--output", tmp_path / "other", "--min-face-px", "23").code == 0
     ids = [run_info(o)["settings_id"] for o in (done.output, tmp_path / "same", tmp_path / "other")]
     assert ids[0] == ids[1] != ids[2]
+
+
+def test_a_profile_says_when_each_step_was_and_what_bounds_the_run(
+    done, photo_folder, tmp_path, rows_of
+):
+    output, began = tmp_path / "out", time.time()
+    result = run("--images", photo_folder, "--output", output, "--profile", *done.flags)
+    assert result.code == 0, result.err
+    info = run_info(output)
+    assert info["bottleneck"].startswith("bound by ")
+    (line,) = [line for line in result.err.splitlines() if line.startswith("bound by ")]
+    assert line.startswith(info["bottleneck"])
+    path = output / "_runs" / info["run_id"] / "profile.json"
+    assert str(path) in line
+    events = [e for e in json.loads(path.read_text())["traceEvents"] if e["ph"] == "X"]
+    readable = sum(status in ("ok", "no_face") for status, *_ in EXPECTED.values())
+    counts = Counter(event["name"] for event in events)
+    batches = counts["fetch"]
+    assert counts == {
+        "fetch": batches,
+        "decode": len(EXPECTED),
+        "detect": len(EXPECTED),
+        "crop": readable,
+        "classify": batches,
+    }
+    assert all(began * 1e6 <= e["ts"] <= e["ts"] + e["dur"] <= time.time() * 1e6 for e in events)
+    # The trace and the rows, summed by another way, agree.
+    seconds = Counter()
+    for event in events:
+        seconds[f"{event['name']}_s"] += event["dur"] / 1e6
+    for name in ("decode_s", "detect_s", "crop_s", "classify_s"):
+        assert seconds[name] == pytest.approx(info["stage_seconds"][name], rel=0.25, abs=0.002)
+
+
+def test_a_profile_changes_nothing_else(done, photo_folder, tmp_path, rows_of):
+    output = tmp_path / "out"
+    assert run("--images", photo_folder, "--output", output, "--profile", *done.flags).code == 0
+    one, other = run_info(output), run_info(done.output)
+    assert one["settings_id"] == other["settings_id"]
+    assert one["flags"].keys() == other["flags"].keys()
+    assert one["request"] == other["request"]
+    assert "bottleneck" not in other
+    assert not list(done.output.rglob("profile.json"))
+    for table in ("images", "faces"):
+        assert rows_of(output, table) == rows_of(done.output, table)
 
 
 # What is to be done

@@ -7,15 +7,21 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import annotating
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 
 from fattr import storage
 from fattr.cli import run_job
+from fattr.on_ray.actor import DecodeActor, StageActor, builds
+from fattr.runs import manifest
 from fattr.runs.run import Run
 from fattr.stages import Fetch
 
@@ -106,10 +112,50 @@ def test_a_bucket_is_as_good_as_a_folder(
         bucket = s3_bucket.removeprefix("s3://")
         moto_client.put_object(Bucket=bucket, Key=key, Body=path.read_bytes())
     output = f"{s3_bucket}/tables"
-    argv = ["--images", f"{s3_bucket}/photos", "--output", output, *flags]
+    argv = ["--images", f"{s3_bucket}/photos", "--output", output, "--profile", *flags]
     assert run_job("annotate", argv) == 0
     assert_same_tables(rows_of, output, oracle)
     assert not any("staging" in entry.uri for entry in storage.list_tree(output))
+    assert_profiled(output, len(list(odd_folder.iterdir())))
+
+
+def assert_profiled(output: str, num_images: int) -> None:
+    """Of each image, and of each block, there is a step in a process that is not this one."""
+    (uri,) = [e.uri for e in storage.list_tree(output) if e.uri.endswith("/profile.json")]
+    info = json.loads(storage.read_bytes(uri.replace("profile.json", "run.json")))
+    assert info["bottleneck"].startswith("bound by ")
+    events = json.loads(storage.read_bytes(uri))["traceEvents"]
+    counts = Counter(event["name"] for event in events if event["ph"] == "X")
+    assert counts.keys() == {"fetch", "decode", "detect", "crop", "classify"}
+    num_listed = sum(info["by_status"].values())
+    assert counts["decode"] == num_listed <= num_images
+    assert 1 < counts["classify"] < num_listed
+    names = {event["args"]["name"] for event in events if event["name"] == "thread_name"}
+    assert len(names) >= 2  # who fetches does not label
+    assert f"process {os.getpid()}" not in names
+
+
+def test_those_who_decode_and_those_who_label_tell_of_their_own_steps(
+    photo_folder, models, tmp_path
+):
+    plan = annotating.plan_of(models.looks)
+    run = Run((tmp_path / "out").as_uri(), annotating.RUN_ID)
+    names = ("1-face.jpg", "coffee.png", "empty.jpg")
+    annotating.write_manifest(run, [(photo_folder / name).as_uri() for name in names])
+    rows = Fetch()(pa.Table.from_batches(manifest.read_manifest(run.manifest, 16)))
+    ledger: Any = SimpleNamespace(
+        begin_start=lambda: "start", begin=lambda _: 1, end=lambda _: None, clear=lambda _: None
+    )
+    steps = {}
+    for kind, actor in (("decode", DecodeActor), ("label", StageActor)):
+        told = []
+        rows = actor(builds(plan, 0)[kind], ledger, 60.0, told.extend)(rows)
+        steps[kind] = Counter(span.step for span in told)
+    assert steps == {
+        "decode": {"decode": 3},
+        "label": {"detect": 3, "crop": 2, "classify": 1},
+    }
+    assert rows["num_faces"].to_pylist() == [1, 0, 0]
 
 
 @pytest.mark.ray

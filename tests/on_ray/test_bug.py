@@ -286,6 +286,6 @@ def test_going_on_remembers_what_was_seen(
     plan = annotating.plan_of(models.looks)
     job = Job(plan, Work(plan.config, UriNames(None), only), run.output)
     record = RunRecord(run.file("run.json"), {"increment": {"total_bytes": 0}})
-    annotate_in_session(job, run, record, 9, lambda: None)
+    annotate_in_session(job, run, record, 9, lambda: None, None)
     assert told["blame"].is_code_cleared == is_cleared
     assert len(recorded_parts(run)) == num_kept
