@@ -14,6 +14,8 @@ from fattr.errors import UsageError
 Preset: TypeAlias = Literal["auto", "cpu", "gpu", "mixed"]
 
 MAX_ROWS_PER_BLOCK, MIN_ROWS_PER_BLOCK = 256, 8
+SECONDS_PER_BLOCK = 1.5  # the first images are done, and the last actor ends, so much later
+BLOCKS_PER_SECOND = 20  # of all actors: each costs the driver some ten milliseconds
 MAX_BLOCK_BYTES = 64 << 20  # of compressed images
 BLOCKS_PER_ACTOR = 4  # at the least, so that all end at about the same time
 
@@ -114,15 +116,19 @@ def size_for(
         io_cpus=0.0 if is_tight else IO_CPUS,
         num_filters=_num_filters(resources),
         num_in_flight=NUM_IN_FLIGHT,
-        rows_per_block=rows_per_block(num_images, initial, mean_bytes),
+        rows_per_block=rows_per_block(num_images, initial, mean_bytes, kind=kind),
         rows_per_write=rows_per_write(initial, kind),
         max_fetches=2 if is_tight else None,
     )
 
 
-def rows_per_block(num_images: int, num_actors: int, mean_bytes: float = 0) -> int:
+def rows_per_block(
+    num_images: int, num_actors: int, mean_bytes: float = 0, *, kind: str = "cpu"
+) -> int:
     """So few that every actor has several blocks, so many that a block is worth its overhead."""
-    rows = num_images // (BLOCKS_PER_ACTOR * num_actors)
+    rate = IMAGES_PER_SECOND["cpu" if kind == "cpu" else "gpu"]
+    worth = int(rate * max(SECONDS_PER_BLOCK, num_actors / BLOCKS_PER_SECOND))
+    rows = min(worth, num_images // (BLOCKS_PER_ACTOR * num_actors))
     rows = min(MAX_ROWS_PER_BLOCK, max(MIN_ROWS_PER_BLOCK, rows))
     return max(1, min(rows, int(MAX_BLOCK_BYTES / mean_bytes))) if mean_bytes else rows
 
