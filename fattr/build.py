@@ -14,6 +14,8 @@ from fattr.attributes import Attribute, attribute
 from fattr.bundle import Bundle
 from fattr.bundle import find as find_bundle
 from fattr.classify.classifier import (
+    BATCH_SIZE,
+    CPU_BATCH_SIZE,
     AttributeClassifier,
     load_network,
     onnx_forward,
@@ -219,4 +221,5 @@ def build_classifier(bundle: Bundle, *, device: str, num_threads: int = 1) -> At
     else:
         network = load_network(bundle.spec.backbone, attributes, bundle.weights)
         forward = torch_forward(network, device=device)
-    return AttributeClassifier(forward, attributes, bundle.spec.calibration)
+    size = CPU_BATCH_SIZE if device == "cpu" else BATCH_SIZE
+    return AttributeClassifier(forward, attributes, bundle.spec.calibration, batch_size=size)

@@ -159,6 +159,6 @@ def build_augmentation(name: str, size_hw: tuple[int, int]) -> nn.Module:
 def augmented(augment: nn.Module, crop: Tensor, seed: int) -> Tensor:
     """``augment(crop)`` as a function of ``seed`` alone; the caller's generator is untouched."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed also asks other devices
         out: Tensor = augment(crop)
     return out

@@ -9,18 +9,18 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from fattr.classify.network import AttributeNet, TrainingNet, load_backbone
 from fattr.errors import CannotTrainError
 from fattr.labelled_crops import LabelledCrops
 from fattr.train import checkpoint
+from fattr.train.average import Average
 from fattr.train.batches import mixup_share, partners, reduced_hw, resized, sample_seed
 from fattr.train.context import TrainContext
 from fattr.train.input import Batch, Feed
@@ -70,8 +70,7 @@ class Trainer:
         self._share_statistics()
         prepared = context.prepare(self.training)
         self.model: Any = torch.compile(prepared) if plan.recipe.compile else prepared
-        average = get_ema_multi_avg_fn(plan.recipe.ema_decay)  # type: ignore[no-untyped-call]
-        self.ema = AveragedModel(self.network, multi_avg_fn=average, use_buffers=True)
+        self.ema = Average(self.network, decay=plan.recipe.ema_decay)
         self.optimizer = build_optimizer(
             self.training,
             name=plan.recipe.optimizer,
@@ -205,7 +204,7 @@ class Trainer:
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         self.schedule.step()
-        self.ema.update_parameters(self.network)
+        self.ema.update()
 
     def run_epoch(self, batches: Iterable[Batch], size_hw: tuple[int, int]) -> float:
         """The rest of an epoch, with checkpoints on the way; its mean loss, of all workers.
@@ -270,7 +269,7 @@ class Trainer:
 
         On rank 0, to which the others contribute; elsewhere none.
         """
-        averaged = cast("AttributeNet", self.ema.module)
+        averaged = self.ema.module
         for buffer in averaged.buffers():  # batch statistics may be each worker's own
             of_first = buffer if self.context.rank == 0 else torch.zeros_like(buffer)
             buffer.copy_(self.context.total(of_first))

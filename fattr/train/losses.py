@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fattr.attributes import Attribute, Kind
-from fattr.classify.calibration import logit_slices
 from fattr.train.loss_settings import LossSettings
 
 UNKNOWN = -1
@@ -75,7 +74,8 @@ def _asymmetric(logits: Tensor, is_true: Tensor, settings: LossSettings) -> Tens
     return torch.where(is_true, of_true, of_false)
 
 
-def _binary(logits: Tensor, targets: Tensor, weight: float, settings: LossSettings) -> Tensor:
+def _binary(logits: Tensor, targets: Tensor, weights: Tensor, settings: LossSettings) -> Tensor:
+    """Loss (N, B) of binary attributes together; ``weights`` (B,) of their true samples."""
     is_true = targets == 1
     if settings.binary == "focal":
         loss = _focal(logits, is_true, settings)
@@ -85,7 +85,7 @@ def _binary(logits: Tensor, targets: Tensor, weight: float, settings: LossSettin
         loss = F.binary_cross_entropy_with_logits(
             logits, targets.to(logits.dtype), reduction="none"
         )
-    return torch.where(is_true, weight * loss, loss)
+    return torch.where(is_true, weights * loss, loss)
 
 
 def soft_age_targets(bin_edges: Sequence[float], sigma: float) -> Tensor:
@@ -101,17 +101,39 @@ def soft_age_targets(bin_edges: Sequence[float], sigma: float) -> Tensor:
     return mass / mass.sum(dim=1, keepdim=True)
 
 
-def _each(
-    logits: Tensor, targets: Tensor, attribute: Attribute, weight: float, settings: LossSettings
-) -> Tensor:
-    """Loss of each sample (N,); targets of unknown samples are any valid value."""
-    if attribute.kind is Kind.BINARY:
-        return _binary(logits[:, 0], targets, weight, settings)
+def _class(logits: Tensor, targets: Tensor, attribute: Attribute, settings: LossSettings) -> Tensor:
+    """Loss (N,) of an attribute with several classes."""
     if attribute.kind is Kind.AGE and settings.age_sigma:
         soft = soft_age_targets(attribute.bin_edges, settings.age_sigma).to(logits)
         return F.cross_entropy(logits, soft[targets], reduction="none")
     smoothing = settings.label_smoothing if attribute.kind is Kind.CATEGORICAL else 0.0
     return F.cross_entropy(logits, targets, reduction="none", label_smoothing=smoothing)
+
+
+def _each(
+    logits: Tensor,
+    targets: Tensor,
+    attributes: Sequence[Attribute],
+    positive: Sequence[float],
+    settings: LossSettings,
+) -> Tensor:
+    """Loss (N, A) of each sample and attribute; targets of unknown ones are any valid value.
+
+    Binary attributes are computed together: forty times a dozen small operations would show.
+    """
+    parts = logits.split_with_sizes([a.num_logits for a in attributes], dim=1)
+    together = [i for i, a in enumerate(attributes) if a.kind is Kind.BINARY]
+    columns = {
+        i: _class(parts[i], targets[:, i], a, settings)
+        for i, a in enumerate(attributes)
+        if a.kind is not Kind.BINARY
+    }
+    if together:
+        joint = torch.cat([parts[i] for i in together], dim=1)
+        weights = logits.new_tensor([positive[i] for i in together])
+        losses = _binary(joint, targets[:, together], weights, settings)
+        columns |= zip(together, losses.unbind(1), strict=True)
+    return torch.stack([columns[i] for i in range(len(attributes))], dim=1)
 
 
 def multi_task_loss(
@@ -130,13 +152,8 @@ def multi_task_loss(
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     factors = weights.attribute or (1.0,) * len(attributes)
     positive = weights.positive or (1.0,) * len(attributes)
-    total = torch.zeros((), dtype=logits.dtype, device=logits.device)
-    for index, columns in enumerate(logit_slices(attributes).values()):
-        own = targets[:, index]
-        each = _each(
-            logits[:, columns], own.clamp(min=0), attributes[index], positive[index], settings
-        )
-        total = total + factors[index] * (each * (own != UNKNOWN)).sum()
+    each = _each(logits, targets.clamp(min=0), attributes, positive, settings)
+    total = (each * (targets != UNKNOWN) * logits.new_tensor(factors)).sum()
     return total / (len(targets) * len(attributes))
 
 

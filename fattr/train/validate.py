@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fattr.attributes import Attribute
 from fattr.classify.calibration import Calibration, probabilities
-from fattr.classify.classifier import AttributeClassifier, torch_forward
+from fattr.classify.classifier import BATCH_SIZE, AttributeClassifier, torch_forward
 from fattr.classify.network import AttributeNet
 from fattr.labelled_crops import LabelledCrops
 from fattr.metrics.attribute import Metrics, attribute_metrics, macro
@@ -27,7 +27,8 @@ def predict_logits(
 ) -> FloatArray:
     """Logits (N, L) of every crop, in evaluation mode."""
     forward = torch_forward(network, device=str(device))
-    return AttributeClassifier(forward, attributes, Calibration()).logits(data.crops)
+    classifier = AttributeClassifier(forward, attributes, Calibration(), batch_size=BATCH_SIZE)
+    return classifier.logits(data.crops)
 
 
 def figures(

@@ -1,0 +1,1 @@
+"""Training on Ray, the same loop without Ray, and a minimal torch loop, beside one another."""
