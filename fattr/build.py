@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import metadata
 from typing import Any
 
 from fattr import tables
@@ -43,9 +46,22 @@ def resolve_device(device: str) -> str:
     """``cpu`` or ``cuda``; ``auto`` is whichever is there."""
     if device != "auto":
         return device
+    if not _has_driver():  # torch would say the same, two seconds later
+        return "cpu"
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _has_driver() -> bool:
+    """Whether torch might find a GPU: on Linux its usual builds need NVIDIA's driver for that."""
+    if sys.platform != "linux" or "rocm" in metadata.version("torch"):
+        return True
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
 
 
 def build_detector(

@@ -16,6 +16,7 @@ Preset: TypeAlias = Literal["auto", "cpu", "gpu", "mixed"]
 MAX_ROWS_PER_BLOCK, MIN_ROWS_PER_BLOCK = 256, 8
 SECONDS_PER_BLOCK = 1.5  # the first images are done, and the last actor ends, so much later
 BLOCKS_PER_SECOND = 20  # of all actors: each costs the driver some ten milliseconds
+ROWS_PER_READ = 50_000  # of a manifest, by one task
 MAX_BLOCK_BYTES = 64 << 20  # of compressed images
 BLOCKS_PER_ACTOR = 4  # at the least, so that all end at about the same time
 
@@ -66,6 +67,7 @@ class Sizing:
     io_cpus: float
     num_filters: int
     num_in_flight: int
+    num_reads: int
     rows_per_block: int
     rows_per_write: int
     max_fetches: int | None  # at a time; None: as many as there is room for
@@ -116,9 +118,10 @@ def size_for(
         io_cpus=0.0 if is_tight else IO_CPUS,
         num_filters=_num_filters(resources),
         num_in_flight=NUM_IN_FLIGHT,
+        num_reads=max(1, math.ceil(num_images / ROWS_PER_READ)),
         rows_per_block=rows_per_block(num_images, initial, mean_bytes, kind=kind),
         rows_per_write=rows_per_write(initial, kind),
-        max_fetches=2 if is_tight else None,
+        max_fetches=2 if is_tight or resources.is_local else None,
     )
 
 

@@ -87,7 +87,14 @@ def test_where_little_is_there_only_filters_hold_cpus():
     sizing = sized(cluster(2))
     assert (sizing.cpus_per_actor, sizing.fetch_cpus, sizing.io_cpus) == (0, 0, 0)
     assert sizing.max_fetches  # else nothing would bound them
-    assert sized(cluster(3)).max_fetches is None
+    assert sized(cluster(3, is_local=False)).max_fetches is None
+
+
+def test_a_machine_of_its_own_starts_few_processes():
+    """Each takes a core more than a second: fourteen fetches at once took half a minute."""
+    assert sized(cluster(64)).max_fetches == 2
+    assert sized(cluster(2), num_images=300).num_reads == 1
+    assert sized(cluster(64, is_local=False), num_images=10**8).num_reads == 2000
 
 
 def test_actors_as_asked_for():

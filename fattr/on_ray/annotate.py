@@ -244,7 +244,9 @@ def fetched(
     Read from its files, never from memory: of that, Ray Data would do all rows at each resume.
     """
     files, path = storage.filesystem(manifest_uri)
-    rows = ray.data.read_parquet(path, filesystem=files, num_cpus=sizing.io_cpus)
+    rows = ray.data.read_parquet(
+        path, filesystem=files, num_cpus=sizing.io_cpus, override_num_blocks=sizing.num_reads
+    )
     blocks = rows.repartition(target_num_rows_per_block=sizing.rows_per_block)
     # Re-blocking would hold a whole CPU, which a small cluster may not have left.
     reblocking: Any = blocks._logical_plan.dag
