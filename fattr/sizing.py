@@ -15,7 +15,7 @@ Preset: TypeAlias = Literal["auto", "cpu", "gpu", "mixed"]
 
 MAX_ROWS_PER_BLOCK, MIN_ROWS_PER_BLOCK = 256, 8
 SECONDS_PER_BLOCK = 1.5  # the first images are done, and the last actor ends, so much later
-BLOCKS_PER_SECOND = 20  # of all actors: each costs the driver some ten milliseconds
+BLOCKS_PER_SECOND = 20  # of up to 128 actors on CPUs: each costs the driver some ten milliseconds
 ROWS_PER_READ = 50_000  # of a manifest, by one task
 MAX_BLOCK_BYTES = 64 << 20  # of compressed images
 BLOCKS_PER_ACTOR = 4  # at the least, so that all end at about the same time
@@ -30,6 +30,7 @@ MAX_FILTERS, CPUS_PER_FILTER = 10, 8
 MIN_CPUS = 3  # with fewer, only filters hold any: nothing can wait for CPUs that actors hold
 
 NUM_IN_FLIGHT = 32  # requests of a fetch task
+IMAGES_PER_FETCH = 300  # a second, from S3: that many requests, each 50 to 100 ms
 ACTORS_PER_GPU = 2  # one prepares while the other one's networks run
 MAX_DECODE_THREADS = 16
 
@@ -121,7 +122,7 @@ def size_for(
         num_reads=max(1, math.ceil(num_images / ROWS_PER_READ)),
         rows_per_block=rows_per_block(num_images, initial, mean_bytes, kind=kind),
         rows_per_write=rows_per_write(initial, kind),
-        max_fetches=2 if is_tight or resources.is_local else None,
+        max_fetches=_max_fetches(initial, kind) if is_tight or resources.is_local else None,
     )
 
 
@@ -140,6 +141,12 @@ def rows_per_write(num_actors: int, kind: str) -> int:
     """Rows of a staged file: some seconds of the cluster's work."""
     rate = IMAGES_PER_SECOND["cpu" if kind == "cpu" else "gpu"]
     return min(MAX_ROWS_PER_WRITE, SECONDS_PER_WRITE * rate * num_actors)
+
+
+def _max_fetches(num_actors: int, kind: str) -> int:
+    """On one machine: each is a process, which takes a second and more of a core to start."""
+    rate = IMAGES_PER_SECOND["cpu" if kind == "cpu" else "gpu"] * num_actors
+    return max(2, math.ceil(rate / IMAGES_PER_FETCH))
 
 
 def count_actors(resources: Resources, *, use_gpu: bool) -> int:

@@ -30,7 +30,8 @@ class NcnnBackend:
         nms_iou_threshold: float,
         num_threads: int,
     ) -> None:
-        self._net = _load(model, num_threads)
+        self._options = _options(num_threads)
+        self._net = _load(model, self._options)
         self._normalisation = normalisation
         self._score_threshold, self._nms_iou_threshold = score_threshold, nms_iou_threshold
 
@@ -42,7 +43,7 @@ class NcnnBackend:
 
     def _look(self, image: UInt8Array, box: Letterbox) -> Detections:
         extractor = self._net.create_extractor()
-        extractor.input(INPUT, canvas(image, box, self._normalisation))
+        extractor.input(INPUT, canvas(image, box, self._normalisation, self._options))
         maps = [np.asarray(extractor.extract(name)[1]) for name in OUTPUTS]
         return self._faces(*_values(maps), anchors(box.canvas_hw))
 
@@ -59,12 +60,19 @@ class NcnnBackend:
         return Detections(xyxy[keep], scores[keep], landmarks)
 
 
-def _load(model: bytes, num_threads: int) -> ncnn.Net:
+def _options(num_threads: int) -> ncnn.Option:
+    """Without it, whatever of ncnn is called has threads on all cores, for each that calls."""
+    options = ncnn.Option()
+    options.num_threads = num_threads
+    options.use_fp16_packed = options.use_fp16_storage = options.use_fp16_arithmetic = False
+    options.use_bf16_storage = False
+    return options
+
+
+def _load(model: bytes, options: ncnn.Option) -> ncnn.Net:
     text, weights = network_of(convolutions(model))
     net = ncnn.Net()
-    net.opt.num_threads = num_threads
-    net.opt.use_fp16_packed = net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = False
-    net.opt.use_bf16_storage = False
+    net.opt = options
     with tempfile.TemporaryDirectory() as folder:  # ncnn's Python reads weights from files alone
         path = Path(folder) / "weights.bin"
         path.write_bytes(weights)
@@ -73,18 +81,23 @@ def _load(model: bytes, num_threads: int) -> ncnn.Net:
     return net
 
 
-def canvas(image: UInt8Array, box: Letterbox, normalisation: Normalisation) -> ncnn.Mat:
+def canvas(
+    image: UInt8Array, box: Letterbox, normalisation: Normalisation, options: ncnn.Option
+) -> ncnn.Mat:
     """The image (H, W, 3) as ``box`` and ``normalisation`` say, (3, H', W') float32."""
     kind = ncnn.Mat.PixelType.PIXEL_RGB
     if normalisation.order == "bgr":
         kind = ncnn.Mat.PixelType.PIXEL_RGB2BGR
     (height, width), (inner_h, inner_w) = image.shape[:2], box.inner_hw
+    if width == 1:  # of a row, ncnn also reads the pixel before its last, with a weight of 0
+        image, width = np.repeat(image, 2, axis=1), 2
     pixels = np.ascontiguousarray(image)
     planes = ncnn.Mat.from_pixels_resize(pixels, kind, width, height, inner_w, inner_h)
     scales = [1 / std for std in normalisation.std]
     planes.substract_mean_normalize(list(normalisation.mean), scales)
     below, beside = (side - inner for side, inner in zip(box.canvas_hw, box.inner_hw, strict=True))
-    return ncnn.copy_make_border(planes, 0, below, 0, beside, ncnn.BorderType.BORDER_CONSTANT, 0.0)
+    constant = ncnn.BorderType.BORDER_CONSTANT
+    return ncnn.copy_make_border(planes, 0, below, 0, beside, constant, 0.0, options)
 
 
 def _values(maps: Sequence[FloatArray]) -> tuple[FloatArray, FloatArray, FloatArray]:

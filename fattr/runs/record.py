@@ -21,6 +21,7 @@ PACKAGES = (
     "torchvision",
     "onnxruntime",
     "ncnn",
+    "simplejpeg",
     "pillow",
     "pyarrow",
     "numpy",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,10 +31,10 @@ _ARROW_SAYS = re.compile(
 def words_of(error: OSError) -> str:
     """What the system or the store says, on one line.
 
-    Arrow's own words may quote an endpoint: of these, only S3's name of the error.
+    Arrow's own words may quote an endpoint or a path: of these, only S3's name of the error.
     """
-    if error.strerror:
-        return error.strerror
+    if error.errno:
+        return os.strerror(error.errno)
     said = _ARROW_SAYS.search(str(error))
     if said is None:
         return f"the storage failed ({type(error).__name__})"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -110,6 +111,13 @@ def _class(logits: Tensor, targets: Tensor, attribute: Attribute, settings: Loss
     return F.cross_entropy(logits, targets, reduction="none", label_smoothing=smoothing)
 
 
+@lru_cache(maxsize=64)
+def _row(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Made once: each time, a GPU would be waited for. Also for gradients, whoever asks first."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=dtype, device=device)
+
+
 def _each(
     logits: Tensor,
     targets: Tensor,
@@ -130,8 +138,9 @@ def _each(
     }
     if together:
         joint = torch.cat([parts[i] for i in together], dim=1)
-        weights = logits.new_tensor([positive[i] for i in together])
-        losses = _binary(joint, targets[:, together], weights, settings)
+        weights = _row(tuple(positive[i] for i in together), logits.dtype, logits.device)
+        true = torch.stack([targets[:, i] for i in together], dim=1)
+        losses = _binary(joint, true, weights, settings)
         columns |= zip(together, losses.unbind(1), strict=True)
     return torch.stack([columns[i] for i in range(len(attributes))], dim=1)
 
@@ -153,7 +162,8 @@ def multi_task_loss(
     factors = weights.attribute or (1.0,) * len(attributes)
     positive = weights.positive or (1.0,) * len(attributes)
     each = _each(logits, targets.clamp(min=0), attributes, positive, settings)
-    total = (each * (targets != UNKNOWN) * logits.new_tensor(factors)).sum()
+    scales = _row(tuple(factors), logits.dtype, logits.device)
+    total = (each * (targets != UNKNOWN) * scales).sum()
     return total / (len(targets) * len(attributes))
 
 

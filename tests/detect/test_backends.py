@@ -1,3 +1,7 @@
+import subprocess
+import sys
+
+import ncnn
 import numpy as np
 import onnxruntime
 import pytest
@@ -66,6 +70,29 @@ def test_ncnn_says_what_the_published_network_says(shipped, astronaut):
     np.testing.assert_allclose(landms_found, landms[0], atol=1e-3)
 
 
+def test_ncnn_starts_no_threads_but_those_asked_for():
+    """A child of its own: other tests have started threads."""
+    code = """
+import sys, threading
+from pathlib import Path
+import numpy as np
+from fattr.detect import source
+from fattr.detect.detector import letterbox
+from fattr.detect.ncnn_backend import NcnnBackend
+shipped = source.shipped()
+backend = NcnnBackend(
+    shipped.data, shipped.normalisation, score_threshold=0.5, nms_iou_threshold=0.4, num_threads=1
+)
+def count():
+    return len(list(Path("/proc/self/task").iterdir()))
+before = count()
+image = np.zeros((60, 90, 3), np.uint8)
+backend([image], [letterbox((60, 90), 128)])
+sys.exit(count() - before)
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def test_a_batch_without_a_face_gives_an_empty_answer_for_each_image(backend):
     images = [np.zeros((64, 96, 3), np.uint8), np.zeros((30, 45, 3), np.uint8)]
     found = backend(images, [letterbox(image.shape[:2], 96) for image in images])
@@ -73,7 +100,7 @@ def test_a_batch_without_a_face_gives_an_empty_answer_for_each_image(backend):
 
 
 def canvas_by_ncnn(image, box, normalisation):
-    return np.asarray(canvas(image, box, normalisation))
+    return np.asarray(canvas(image, box, normalisation, ncnn.Option()))
 
 
 def canvas_by_torch(image, box, normalisation):
