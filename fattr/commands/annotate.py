@@ -304,7 +304,13 @@ def annotate_in_session(
     profile: Profile | None,
 ) -> Crew:
     """The Ray engine, sized for the cluster."""
-    from fattr.on_ray.annotate import Blame, Listener, annotate_on_ray, count_checkpointed
+    from fattr.on_ray.annotate import (
+        RETURN_LARGE_BLOCKS,
+        Blame,
+        Listener,
+        annotate_on_ray,
+        count_checkpointed,
+    )
     from fattr.on_ray.checkpoint import forget, recorded_parts
     from fattr.on_ray.pool import resources
     from fattr.on_ray.session import ray_session
@@ -313,7 +319,7 @@ def annotate_in_session(
 
     config = job.config
     mean_bytes = record.content["increment"]["total_bytes"] / num_images
-    with ray_session():
+    with ray_session(RETURN_LARGE_BLOCKS):
         sizing = size_for(
             config.preset,
             resources(),
