@@ -1,7 +1,7 @@
 """RetinaFace-MobileNet-0.25 as an ncnn network, written from its convolutions; no torch.
 
 ncnn computes 3 x 3 convolutions by Winograd's transform, which takes a third of the detector's time
-off; onnxruntime and OpenVINO do not (benchmarks/README.md). Its files are a text that lists layers
+off; onnxruntime and OpenVINO do not (benchmarks/RESULTS.md). Its files are a text that lists layers
 and a row of weights: https://github.com/Tencent/ncnn/wiki/param-and-model-file-structure
 """
 

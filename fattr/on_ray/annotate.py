@@ -168,7 +168,13 @@ def _context(
     _Watch.check = staticmethod(check)
     with DataContext.current(context), warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*Checkpointing will be disabled")
-        warnings.filterwarnings("ignore", message="The minimum number of concurrent actors")
+        for most_or_least in (
+            "minimum number of concurrent actors",
+            "maximum number of concurrent",
+        ):
+            warnings.filterwarnings(
+                "ignore", message=f"The {most_or_least}"
+            )  # few images, few blocks
         yield
 
 

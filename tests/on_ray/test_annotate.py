@@ -169,7 +169,7 @@ def test_each_row_of_the_manifest_is_fetched_once(ray_cluster, tmp_path, num_ima
         (tmp_path / f"{n}.jpg").write_bytes(b"%d" % n)
     uris = [(tmp_path / f"{n}.jpg").as_uri() for n in range(num_images)]
     annotating.write_manifest(run, uris)
-    sizing = annotating.sizing_of(num_images, rows_per_block=8)
+    sizing = annotating.sizing_of(num_images, rows_per_block=8, max_fetches=None)
     rows = fetched(run.manifest, Fetch(), sizing).take_all()
     assert {row["image_uri"]: row["image_bytes"] for row in rows} == {
         uri: b"%d" % n for n, uri in enumerate(uris)
