@@ -13,11 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fattr import storage, tables
-from fattr.build import AnnotatePlan, plan_annotate
+from fattr.build import AnnotatePlan, build_annotate, plan_annotate
 from fattr.config import AnnotateConfig
+from fattr.local_engine import annotate_locally
 from fattr.runs.manifest import MANIFEST_SCHEMA
 from fattr.runs.run import Run
-from fattr.sizing import Sizing, size_for
+from fattr.sizing import Preset, Sizing, size_for
+from fattr.stages import Fetch
 
 RUN_ID = "20261123T211700Z-3f9c1a"
 
@@ -43,13 +45,13 @@ def plan_of(model: str | Path) -> AnnotatePlan:
     return plan_annotate(AnnotateConfig(images="x", output="y", model=(str(model),), device="cpu"))
 
 
-def sizing_of(num_images: int, **changes: object) -> Sizing:
+def sizing_of(num_images: int, ask_for: Preset = "cpu", **changes: object) -> Sizing:
     """For this session's cluster, in small pieces."""
     from dataclasses import replace
 
     from fattr.on_ray.pool import resources
 
-    sizing = size_for("cpu", resources(), num_images=num_images, mean_bytes=0)
+    sizing = size_for(ask_for, resources(), num_images=num_images, mean_bytes=0)
     return replace(sizing, **({"rows_per_block": 4, "rows_per_write": 4} | changes))
 
 
@@ -98,6 +100,25 @@ def staged_rows(run: Run) -> list[dict[str, object]]:
     return sorted(rows, key=lambda row: row["image_id"])
 
 
+def rows_without_ray(
+    model: str | Path, uris: Sequence[str], folder: Path
+) -> list[dict[str, object]]:
+    """As ``annotate`` would stage them, made by the engine of this process."""
+    plan, run = plan_of(model), Run(folder.as_uri(), RUN_ID)
+    write_manifest(run, uris)
+    annotate_locally(
+        run.manifest,
+        run.staging,
+        build_annotate(plan),
+        tables.staged_schema(plan.attributes),
+        fetch=Fetch(),
+        num_threads=1,
+        is_cleared=False,
+        on_counts=lambda _: None,
+    )
+    return staged_rows(run)
+
+
 def main() -> None:
     """A driver of its own: JSON says what to do."""
     asked = json.loads(sys.argv[1])
@@ -115,7 +136,12 @@ def main() -> None:
     run = Run(asked["output"], RUN_ID)
     with ray_session():
         print("session", flush=True)
-        annotate(plan_of(asked["model"]), run, asked["num_images"], **asked.get("sizes", {}))
+        if "notes" in asked:
+            import whereabouts
+
+            whereabouts.use(asked["notes"], asked["seconds_an_image"])
+        sizes = {"ask_for": asked.get("preset", "cpu")} | asked.get("sizes", {})
+        annotate(plan_of(asked["model"]), run, asked["num_images"], **sizes)
     print("done", flush=True)
 
 

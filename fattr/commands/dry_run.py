@@ -12,13 +12,13 @@ import pyarrow.parquet as pq
 
 from fattr import storage
 from fattr.build import AnnotatePlan, build_annotate, cpu_count
-from fattr.commands.engine import engine_for
+from fattr.commands.engine import engine_for, fit_to_cluster
 from fattr.commands.work import Work, list_work, read_options
 from fattr.increment.plan import Increment
 from fattr.progress import ListingBar
 from fattr.runs.run import Run, next_run
 from fattr.runs.take_up import Past
-from fattr.sizing import Sizing, describe, size_for
+from fattr.sizing import Sizing, describe
 from fattr.stages import Fetch
 
 log = logging.getLogger(__name__)
@@ -80,17 +80,11 @@ def seconds_an_image(plan: AnnotatePlan, rows: pa.Table) -> tuple[float, float]:
 
 def sizing_here(plan: AnnotatePlan, found: Increment) -> Sizing:
     """What the cluster that Ray finds has room for."""
-    from fattr.on_ray.pool import resources
     from fattr.on_ray.session import ray_session
 
     with ray_session():
-        return size_for(
-            plan.config.preset,
-            resources(),
-            num_images=found.num_images,
-            mean_bytes=found.total_bytes / found.num_images,
-            actors=plan.config.actor_range,
-        )
+        _, sizing = fit_to_cluster(plan, num_images=found.num_images, total_bytes=found.total_bytes)
+    return sizing
 
 
 def say(

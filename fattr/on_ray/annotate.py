@@ -22,6 +22,7 @@ import ray.data
 from ray.data import ActorPoolStrategy, DataContext, SaveMode, TaskPoolStrategy
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.data.exceptions import ExecutionTimeoutError
+from ray.util.annotations import RayDeprecationWarning
 
 from fattr import storage
 from fattr.build import AnnotatePlan
@@ -163,6 +164,8 @@ def _context(
     # A block of nothing but images that hang moves nothing for long.
     worst_s = TRIES * sizing.rows_per_block * image_timeout_s
     context.execution_no_progress_timeout_s = STALLED_S + worst_s
+    if sizing.gpus_per_actor:
+        _keep_off_gpu_nodes(context)
     context.custom_execution_callback_classes = [_Watch]
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     _Watch.check = staticmethod(check)
@@ -176,6 +179,16 @@ def _context(
                 "ignore", message=f"The {most_or_least}"
             )  # few images, few blocks
         yield
+
+
+def _keep_off_gpu_nodes(context: DataContext) -> None:
+    """Have tasks that need no GPU go to nodes without one while these have room.
+
+    Ray's own strategy does so; Ray Data's, which spreads them over all nodes, does not.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RayDeprecationWarning)  # no other way before Ray 2.64
+        context.scheduling_strategy = "DEFAULT"
 
 
 @contextmanager
@@ -224,6 +237,7 @@ class Stages:
             DecodeActor,
             (builds_of["decode"], self.ledger, self.image_timeout_s, self.on_spans),
             compute=pool,
+            batch_size=None,
             num_cpus=CLUSTER_ACTOR_CPUS,
         )
         return self._labelled(rows, builds_of["label"], sender)
@@ -241,6 +255,8 @@ class Stages:
                 max_size=sizing.max_actors,
                 initial_size=sizing.initial_actors,
             ),
+            # Ray Data wants a number wherever there are GPUs; a block is one batch as it is.
+            batch_size=sizing.rows_per_block if sizing.gpus_per_actor else None,
             num_cpus=sizing.cpus_per_actor,
             num_gpus=sizing.gpus_per_actor,
         )
@@ -292,9 +308,7 @@ def _in_pool(
     arguments: tuple[Any, ...],
     **sizes: Any,  # noqa: ANN401
 ) -> ray.data.Dataset:
-    return rows.map_batches(
-        actor, fn_constructor_args=arguments, batch_size=None, batch_format="pyarrow", **sizes
-    )
+    return rows.map_batches(actor, fn_constructor_args=arguments, batch_format="pyarrow", **sizes)
 
 
 def _write(staged: ray.data.Dataset, run: Run, sizing: Sizing, *, is_resumed: bool) -> None:

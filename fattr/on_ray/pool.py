@@ -37,6 +37,7 @@ def in_actors(
     arguments: tuple[Any, ...],
     *,
     num_actors: int,
+    rows_per_block: int,
     use_gpu: bool,
 ) -> ray.data.Dataset:
     """Blocks through a pool of ``actor``, each made with ``arguments``.
@@ -48,7 +49,8 @@ def in_actors(
         return fetched.map_batches(
             actor,
             fn_constructor_args=arguments,
-            batch_size=None,
+            # Ray Data wants a number wherever there are GPUs; a block is one batch as it is.
+            batch_size=rows_per_block if use_gpu else None,
             batch_format="pyarrow",
             compute=ActorPoolStrategy(size=num_actors),
             num_cpus=ACTOR_CPUS if ray.cluster_resources()["CPU"] > 1 else 0,

@@ -53,7 +53,14 @@ def score_on_ray(plan: ScorePlan, samples: Sequence[Sample]) -> Generator[pa.Tab
         fetch_labelled, batch_size=None, batch_format="pyarrow", num_cpus=FETCH_CPUS
     )
     try:
-        scored = in_actors(fetched, ScoreActor, (plan,), num_actors=num_actors, use_gpu=use_gpu)
+        scored = in_actors(
+            fetched,
+            ScoreActor,
+            (plan,),
+            num_actors=num_actors,
+            rows_per_block=per_block,
+            use_gpu=use_gpu,
+        )
         yield from scored.iter_batches(batch_size=None, batch_format="pyarrow")
     except (ray.exceptions.RayError, OSError) as err:
         problem = (str(err).strip().splitlines() or [type(err).__name__])[-1]

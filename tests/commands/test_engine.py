@@ -6,8 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from fattr.commands.engine import RAY_FROM, engine_for
+from fattr.build import AnnotatePlan
+from fattr.commands.engine import RAY_FROM, engine_for, fit_to_cluster
 from fattr.config import AnnotateConfig
+from fattr.sizing import Resources
 
 AUTO = AnnotateConfig(images="in", output="out", engine="auto")
 
@@ -37,3 +39,30 @@ def test_an_engine_asked_for_is_taken(asked, monkeypatch):
 
 def test_who_asks_for_nothing_gets_the_engine_that_outlives_its_images():
     assert AnnotateConfig(images="in", output="out").engine == "ray"
+
+
+@pytest.mark.parametrize(
+    ("gpus", "is_local", "flags", "here", "expected"),
+    [
+        pytest.param(0, False, {}, "cpu", ("cpu", "cpu"), id="none"),
+        pytest.param(2, False, {}, "cpu", ("gpu", "cuda"), id="none-on-the-head"),
+        pytest.param(0, False, {}, "cuda", ("cpu", "cpu"), id="only-outside-the-cluster"),
+        pytest.param(2, False, {"device": "cpu"}, "cpu", ("cpu", "cpu"), id="not-wanted"),
+        pytest.param(2, False, {"preset": "cpu"}, "cuda", ("cpu", "cpu"), id="none-held"),
+        pytest.param(2, False, {"preset": "mixed"}, "cpu", ("mixed", "cuda"), id="mixed"),
+        pytest.param(1, True, {}, "cuda", ("gpu", "cuda"), id="on-this-machine"),
+        pytest.param(1, True, {}, "cpu", ("cpu", "cpu"), id="here-but-torch-knows-none"),
+    ],
+)
+def test_the_networks_run_where_the_actors_are(gpus, is_local, flags, here, expected, monkeypatch):
+    has = Resources(
+        cpus=32, gpus=gpus, nodes=1 if is_local else 3, is_local=is_local, usable_cpus=32
+    )
+    monkeypatch.setattr("fattr.on_ray.pool.resources", lambda: has)
+    config = replace(AUTO, **flags)
+    device = here if config.device == "auto" else config.device  # as plan_annotate finds it
+    plan, sizing = fit_to_cluster(
+        AnnotatePlan(config, None, (), device), num_images=10**4, total_bytes=10**9
+    )
+    assert (sizing.preset, plan.device) == expected
+    assert (sizing.gpus_per_actor > 0) == (plan.device == "cuda")

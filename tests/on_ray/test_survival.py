@@ -308,30 +308,3 @@ def test_killed_actors_cost_nothing_but_time(models, run, photographs):
     rows = annotating.staged_rows(run)
     assert_each_once(rows, num_images)
     assert {row["status"] for row in rows} == {"ok", "no_face", "unreadable"}
-
-
-@pytest.mark.drills
-def test_a_node_that_is_lost_costs_nothing_but_time(models, run, photographs):
-    """Two nodes; the one that the driver is not on is killed and another one comes."""
-    num_images = 200
-    write_manifest(run, photographs * 40)
-    script = Path(annotating.__file__).with_name("cluster.py")
-    with subprocess.Popen(
-        [sys.executable, "-W", "ignore", str(script)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as cluster:
-        address = cluster.stdout.readline().split()[-1]
-        asked = {"output": run.output, "model": str(models.looks), "num_images": num_images}
-        with subprocess.Popen(
-            [sys.executable, "-W", "ignore", annotating.__file__, json.dumps(asked)],
-            env=os.environ | {"RAY_ADDRESS": address, "RAY_USAGE_STATS_ENABLED": "0"},
-        ) as process:
-            wait_for_staged(run, 12, process)
-            cluster.stdin.write("lose\n")
-            cluster.stdin.flush()
-            process.communicate(timeout=3 * TIMEOUT_S)
-        cluster.communicate("end\n", timeout=TIMEOUT_S)
-    assert process.returncode == 0
-    assert_each_once(annotating.staged_rows(run), num_images)
