@@ -6,11 +6,11 @@ STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export RAY_USAGE_STATS_ENABLED = 0
 
-.PHONY: demo check format test test-full test-gpu drills bench clean
+.PHONY: demo check format test test-full test-gpu drills bench image-steps clean
 
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml cluster/constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint cluster/constraints.txt --editable '.[dev]'
 	touch $(STAMP)
 
 demo: $(STAMP)
@@ -45,6 +45,10 @@ drills: $(STAMP)
 # DATA=DIR: photographs to take faces from, as benchmarks/annotate says; drawn ones without.
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.annotate $(if $(DATA),--data $(DATA))
+
+# What cluster/Dockerfile installs, without Docker; downloads all of it. TORCH_INDEX=URL: other torch.
+image-steps:
+	PYTHON="$(PYTHON)" cluster/image_steps.sh
 
 clean:
 	rm -rf $(VENV) demo-output

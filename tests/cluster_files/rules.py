@@ -7,7 +7,7 @@ clean-up), privacy (usage statistics, ports) and memory.
 import re
 
 from cluster_files.entrypoints import entrypoint_problems
-from cluster_files.schemas import schema_problems
+from cluster_files.schemas import schema_problems, templates
 
 SIZE = {"": 1, "m": 1e-3, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 OWN = {"app.kubernetes.io/part-of": "fattr"}
@@ -25,11 +25,14 @@ def problems(document):
     checks = {
         "RayJob": lambda: [*job_problems(spec), *cluster_problems(spec["rayClusterSpec"])],
         "RayCluster": lambda: cluster_problems(spec),
+        "CronJob": lambda: cron_problems(spec),
         "NetworkPolicy": lambda: policy_problems(spec),
         "Role": lambda: role_problems(document["rules"]),
+        "RoleBinding": lambda: binding_problems(document),
     }
     own = checks.get(document["kind"], list)()
-    return [*own, *(line for pod in pods(document) for line in pod_problems(pod))]
+    pods = [template["spec"] for template in templates(document)]
+    return [*own, *(line for pod in pods for line in pod_problems(pod))]
 
 
 def size(quantity):
@@ -43,21 +46,12 @@ def said(*pairs):
     return [line for holds, line in pairs if holds]
 
 
-def pods(document):
-    """The specs of all pods that a manifest describes."""
-    if isinstance(document, dict):
-        if "containers" in document:
-            yield document
-        for value in document.values():
-            yield from pods(value)
-    elif isinstance(document, list):
-        for value in document:
-            yield from pods(value)
+def labels(template):
+    return template.get("metadata", {}).get("labels")
 
 
 def job_problems(spec):
     ends = spec.get("shutdownAfterJobFinishes", False)
-    labels = spec.get("submitterPodTemplate", {}).get("metadata", {}).get("labels")
     return [
         *said(
             (spec.get("ttlSecondsAfterFinished", 0) < 0, "ttl below 0"),
@@ -66,7 +60,10 @@ def job_problems(spec):
             (not ends, "the cluster would stay after the job"),
             (spec.get("activeDeadlineSeconds", 0) <= 0, "no deadline above 0"),
             (spec.get("submissionMode") != "K8sJobMode", "another mode than K8sJobMode"),
-            (labels != OWN, "the network policy would not let the submitter in"),
+            (
+                labels(spec.get("submitterPodTemplate", {})) != OWN,
+                "the network policy would not let the submitter in",
+            ),
             (not spec.get("suspend"), "applying it would start it"),
         ),
         *entrypoint_problems(spec["entrypoint"]),
@@ -125,7 +122,7 @@ def node_problems(group):
     mounted = [m["mountPath"] for m in pod["containers"][0].get("volumeMounts", [])]
     room = size(shared[0]["sizeLimit"]) if shared else 0
     return said(
-        (group["template"]["metadata"]["labels"] != OWN, "a pod outside the network policy"),
+        (labels(group["template"]) != OWN, "a pod outside the network policy"),
         (pod["restartPolicy"] != "Never", "autoscaler v2 wants restartPolicy Never"),
         ("serviceAccountName" not in pod, "a node without an account"),
         ("/dev/shm" not in mounted, "no shared memory"),
@@ -160,6 +157,15 @@ def is_secret(name):
     return bool(re.search("KEY|TOKEN|PASSWORD|SECRET", name))
 
 
+def cron_problems(spec):
+    """Of what Kubernetes' schema lets through."""
+    fields = r"([\d*,/-]+ ){4}[\d*,/-]+"
+    return said(
+        (not re.fullmatch(fields, spec["schedule"]), "the schedule does not match five fields"),
+        (spec.get("concurrencyPolicy") != "Forbid", "two starts at once"),
+    )
+
+
 def policy_problems(spec):
     """Own pods reach all ports, the operator the dashboard, nobody else any."""
     allowed = [
@@ -171,6 +177,7 @@ def policy_problems(spec):
     ]
     return said(
         (spec["podSelector"] != {"matchLabels": OWN}, "the policy is for other pods"),
+        (spec.get("policyTypes") != ["Ingress"], "not a policy of what comes in"),
         (any(rule not in allowed for rule in spec["ingress"]), "a port is opened"),
     )
 
@@ -182,4 +189,13 @@ def role_problems(rules):
         (any(rule["resources"] != ["rayjobs"] for rule in rules), "rights beyond RayJobs"),
         (any(not set(rule["verbs"]) <= {"create", "get"} for rule in rules), "wide verbs"),
         (any("get" in r["verbs"] and "resourceNames" not in r for r in rules), "may read all"),
+    )
+
+
+def binding_problems(document):
+    """Rights in this namespace alone, for accounts and no people."""
+    kinds = {subject["kind"] for subject in document["subjects"]}
+    return said(
+        (document["roleRef"]["kind"] != "Role", "rights beyond the namespace"),
+        (kinds != {"ServiceAccount"}, "rights of others than service accounts"),
     )

@@ -1,10 +1,12 @@
-"""What the manifests may say: the part of each Kubernetes and KubeRay schema that is used here.
+"""What the manifests may say: the part of KubeRay's schema that is used here, and of a pod's.
 
-Everything else is refused. Written by hand after the published API types, so that a misspelt field,
-which a server may drop in silence, is seen without one.
+Everything else is refused: a misspelt field, which a server may drop in silence, and one that is
+right but would open a door, as ``hostNetwork`` does. KubeRay's part is written by hand after its
+published API types; the kinds of Kubernetes, and pods once more, are checked by its own schemas.
 """
 
 import jsonschema
+from cluster_files.core_kinds import core_problems, template_problems
 
 STRING, COUNT, FLAG = {"type": "string"}, {"type": "integer", "minimum": 0}, {"type": "boolean"}
 POSITIVE = {"type": "integer", "minimum": 1}
@@ -64,7 +66,7 @@ TOLERATION = record(
     effect=one_of("NoSchedule"),
 )
 POD = record(
-    "metadata spec",
+    "spec",
     metadata=record("labels", labels=STRINGS),
     spec=record(
         "containers securityContext restartPolicy",
@@ -78,9 +80,9 @@ POD = record(
         volumes=several(VOLUME),
     ),
 )
-UNLABELLED_POD = {**POD, "required": ["spec"]}
 
-HEAD_GROUP = record("rayStartParams template", rayStartParams=STRINGS, template=POD)
+TEMPLATE = {"type": "object"}  # a pod's, which is checked by itself
+HEAD_GROUP = record("rayStartParams template", rayStartParams=STRINGS, template=TEMPLATE)
 WORKER_GROUP = record(
     "groupName replicas minReplicas maxReplicas rayStartParams template",
     groupName=NAME,
@@ -89,7 +91,7 @@ WORKER_GROUP = record(
     maxReplicas=COUNT,
     idleTimeoutSeconds=POSITIVE,
     rayStartParams=STRINGS,
-    template=POD,
+    template=TEMPLATE,
 )
 CLUSTER_SPEC = record(
     "rayVersion headGroupSpec workerGroupSpecs",
@@ -117,86 +119,57 @@ JOB_SPEC = record(
     ttlSecondsAfterFinished={"type": "integer"},
     submissionMode=one_of("K8sJobMode", "HTTPMode", "InteractiveMode", "SidecarMode"),
     rayClusterSpec=CLUSTER_SPEC,
-    submitterPodTemplate=POD,
-)
-CRON_SPEC = record(
-    "schedule jobTemplate",
-    schedule={"type": "string", "pattern": r"^([\d*,/-]+ ){4}[\d*,/-]+$"},
-    timeZone=STRING,
-    concurrencyPolicy=one_of("Allow", "Forbid", "Replace"),
-    startingDeadlineSeconds=POSITIVE,
-    successfulJobsHistoryLimit=COUNT,
-    failedJobsHistoryLimit=COUNT,
-    jobTemplate=record(
-        "spec",
-        spec=record(
-            "template",
-            backoffLimit=COUNT,
-            activeDeadlineSeconds=POSITIVE,
-            ttlSecondsAfterFinished=COUNT,
-            template=UNLABELLED_POD,
-        ),
-    ),
-)
-LABELS = record("matchLabels", matchLabels=STRINGS)
-PEER = record("podSelector", podSelector=LABELS, namespaceSelector=record())
-POLICY_SPEC = record(
-    "podSelector policyTypes ingress",
-    podSelector=LABELS,
-    policyTypes=several(one_of("Ingress")),
-    ingress=several(
-        record(
-            "from",
-            **{"from": several(PEER)},
-            ports=several(record("protocol port", protocol=one_of("TCP"), port=POSITIVE)),
-        )
-    ),
-)
-RULE = record(
-    "apiGroups resources verbs",
-    apiGroups=several(STRING),
-    resources=several(STRING),
-    resourceNames=several(NAME),
-    verbs=several(STRING),
+    submitterPodTemplate=TEMPLATE,
 )
 
 
-def manifest(version, kind, **fields):
+METADATA = record("name", name=NAME)
+
+
+def manifest(kind, spec):
     return record(
-        "apiVersion kind metadata " + " ".join(fields),
-        apiVersion={"const": version},
+        "apiVersion kind metadata spec",
+        apiVersion={"const": "ray.io/v1"},
         kind={"const": kind},
-        metadata=record("name", name=NAME),
-        **fields,
+        metadata=METADATA,
+        spec=spec,
     )
 
 
-RBAC = "rbac.authorization.k8s.io"
-MANIFESTS = {
-    "RayJob": manifest("ray.io/v1", "RayJob", spec=JOB_SPEC),
-    "RayCluster": manifest("ray.io/v1", "RayCluster", spec=CLUSTER_SPEC),
-    "CronJob": manifest("batch/v1", "CronJob", spec=CRON_SPEC),
-    "NetworkPolicy": manifest("networking.k8s.io/v1", "NetworkPolicy", spec=POLICY_SPEC),
-    "ServiceAccount": manifest("v1", "ServiceAccount"),
-    "Role": manifest(f"{RBAC}/v1", "Role", rules=several(RULE)),
-    "RoleBinding": manifest(
-        f"{RBAC}/v1",
-        "RoleBinding",
-        roleRef=record(
-            "apiGroup kind name", apiGroup={"const": RBAC}, kind={"const": "Role"}, name=NAME
-        ),
-        subjects=several(
-            record(
-                "kind name namespace", kind={"const": "ServiceAccount"}, name=NAME, namespace=NAME
-            )
-        ),
-    ),
+KUBERAY = {
+    "RayJob": manifest("RayJob", JOB_SPEC),
+    "RayCluster": manifest("RayCluster", CLUSTER_SPEC),
 }
+CORE = {"CronJob", "NetworkPolicy", "ServiceAccount", "Role", "RoleBinding"}
+NAMED = {"required": ["metadata"], "properties": {"metadata": METADATA}}
 
 
 def schema_problems(document):
-    """What the schema of the document's kind has against it, one line each."""
-    if document.get("kind") not in MANIFESTS:
-        return [f"unknown kind {document.get('kind')}"]
-    validator = jsonschema.Draft202012Validator(MANIFESTS[document["kind"]])
-    return [f"{error.json_path}: {error.message}" for error in validator.iter_errors(document)]
+    """What the schemas of a manifest's kind and of its pods have against it, one line each."""
+    kind = document.get("kind")
+    if kind in KUBERAY:
+        found = refused(document, KUBERAY[kind])
+    elif kind in CORE:
+        found = [*core_problems(document), *refused(document, NAMED)]
+    else:
+        return [f"unknown kind {kind}"]
+    for template in templates(document):
+        found += [*refused(template, POD), *template_problems(template)]
+    return found
+
+
+def refused(value, schema):
+    errors = jsonschema.Draft202012Validator(schema).iter_errors(value)
+    return [f"{error.json_path}: {error.message}" for error in errors]
+
+
+def templates(value):
+    """The templates of all pods that a manifest describes."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if key in ("template", "submitterPodTemplate"):
+                yield inner
+            yield from templates(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from templates(inner)

@@ -1,25 +1,59 @@
-"""cluster/Dockerfile and constraints.txt: what can be seen without building."""
+"""cluster/Dockerfile: what can be seen without building."""
 
+import json
 import re
-import tomllib
+import subprocess
+import sys
+from pathlib import Path
 
+import pytest
 from cluster_files.entrypoints import ROOT
-from packaging.requirements import Requirement
 
 CLUSTER = ROOT / "cluster"
 DOCKERFILE = (CLUSTER / "Dockerfile").read_text()
-PINS = dict(
-    line.split("==")
-    for line in (CLUSTER / "constraints.txt").read_text().splitlines()
-    if not line.startswith("#")
+
+
+def broken_rules(text, *flags):
+    """Codes of the rules, of hadolint and of its shellcheck, that a Dockerfile breaks."""
+    hadolint = Path(sys.executable).with_name("hadolint")
+    command = [hadolint, "--format", "json", *flags, "-"]
+    done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+    return [found["code"] for found in json.loads(done.stdout)]
+
+
+def test_no_rule_of_the_linter_is_broken():
+    assert broken_rules(DOCKERFILE) == []
+
+
+def test_one_rule_is_set_aside():
+    assert broken_rules(DOCKERFILE, "--disable-ignore-pragma") == ["DL3008"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "rule"),
+    [
+        ("python:${PYTHON}-slim-bookworm\n", "python:latest\n", "DL3007"),
+        ("python:${PYTHON}-slim-bookworm\n", "python\n", "DL3006"),
+        ("COPY jobs", "ADD jobs", "DL3020"),
+        ("RUN pip wheel", "RUN cd /src && pip wheel", "DL3003"),
+        ("RUN apt-get", "RUN sudo apt-get", "DL3004"),
+        (" --yes", "", "DL3014"),
+        (" --no-install-recommends", "", "DL3015"),
+        ("rm -rf /var/lib/apt/lists/*", "true", "DL3009"),
+        ("/wheels/*.whl", "fattr", "DL3013"),
+        ("pip install --no-cache-dir", "pip install", "DL3042"),
+        ("WORKDIR /home/fattr", "WORKDIR fattr", "DL3000"),
+        ("USER 1000:1000", "USER root", "DL3002"),
+        ('CMD ["fattr", "--help"]', "CMD fattr --help", "DL3025"),
+        ('CMD ["fattr"', 'CMD ["bash"]\nCMD ["fattr"', "DL4003"),
+        ("WORKDIR /home", "HEALTHCHECK NONE\nWORKDIR /home", "DL3012"),
+        ("rm -rf /var", "[ 1 == 2 ] || rm -rf /var", "SC3014"),
+        ("HEALTHCHECK", "HEALTCHECK", "DL1000"),
+    ],
 )
-
-
-def test_each_dependency_is_pinned_within_its_range():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    needed = {Requirement(text).name: Requirement(text) for text in project["dependencies"]}
-    assert PINS.keys() == needed.keys()
-    assert [name for name, pin in PINS.items() if pin not in needed[name].specifier] == []
+def test_a_mistake_is_seen(old, new, rule):
+    assert old in DOCKERFILE
+    assert rule in broken_rules(DOCKERFILE.replace(old, new))
 
 
 def instructions(name):

@@ -1,10 +1,9 @@
 """The manifests of cluster/kuberay: fields, rules, patches, and room for what the jobs ask for."""
 
-import copy
-
 import jsonpatch
 import jsonschema
 import pytest
+from cluster_files.edits import edited
 from cluster_files.entrypoints import ROOT, parse_line
 from cluster_files.kustomize import (
     KUBERAY,
@@ -78,6 +77,7 @@ def test_the_nightly_job_is_the_one_that_its_role_may_read():
     documents = base()
     rules = documents["Role", "fattr-nightly"]["rules"]
     assert [rule["resourceNames"] for rule in rules if "get" in rule["verbs"]] == [[JOB[1]]]
+    assert ("Role", documents["RoleBinding", "fattr-nightly"]["roleRef"]["name"]) in documents
     subject = documents["RoleBinding", "fattr-nightly"]["subjects"][0]
     assert subject["namespace"] == read(KUBERAY / "base" / "kustomization.yaml")["namespace"]
     cron = documents["CronJob", "fattr-nightly"]["spec"]["jobTemplate"]["spec"]
@@ -139,25 +139,12 @@ def test_what_train_asks_for_is_there(name):
     assert most <= getattr(resources(spec, "maxReplicas"), kind)
 
 
-def edited(key, path, value):
-    """A manifest of the base with one value put in at a path of keys; None takes it out."""
-    document = copy.deepcopy(base()[key])
-    *parents, last = path
-    inner = document
-    for part in parents:
-        inner = inner[part]
-    if value is None:
-        del inner[last]
-    else:
-        inner[last] = value
-    return document
-
-
 CLUSTER_OF_JOB = ("spec", "rayClusterSpec")
 GROUP = (*CLUSTER_OF_JOB, "workerGroupSpecs", 0)
 POD = (*GROUP, "template", "spec")
 CONTAINER = (*POD, "containers", 0)
 HEAD = (*CLUSTER_OF_JOB, "headGroupSpec")
+CRON_POD = ("spec", "jobTemplate", "spec", "template", "spec")
 OPENED = {
     "from": [{"podSelector": {"matchLabels": {}}}],
     "ports": [{"protocol": "TCP", "port": 8265}],
@@ -188,6 +175,8 @@ OPENED = {
         (JOB, (*HEAD, "enableIngress"), True, "'enableIngress' was unexpected"),
         (JOB, (*POD, "restartPolicy"), "Always", "autoscaler v2 wants restartPolicy Never"),
         (JOB, (*POD, "hostNetwork"), True, "'hostNetwork' was unexpected"),
+        (JOB, (*POD, "tolerations", 0, "operator"), "Exist", "'Exist' is not one of"),
+        (JOB, (*CONTAINER, "resources", "limits", "memory"), "24Gb", "'24Gb' does not match"),
         (JOB, (*POD, "tolerations"), None, "cpu: workers on dear machines"),
         (JOB, (*CONTAINER, "resources", "limits", "memory"), "32Gi", "requests differ from limits"),
         (JOB, (*POD, "volumes", 0, "emptyDir", "sizeLimit"), "1Gi", "shared memory of"),
@@ -195,16 +184,26 @@ OPENED = {
         (JOB, ("spec", "submitterPodTemplate", "metadata", "labels"), {}, "let the submitter in"),
         (CLUSTER, ("spec", "enableInTreeAutoscaling"), False, "no autoscaling"),
         (("NetworkPolicy", "fattr"), ("spec", "ingress", 1), OPENED, "a port is opened"),
-        (("NetworkPolicy", "fattr"), ("spec", "ingress", 0, "from"), None, "'from' is a required"),
+        (("NetworkPolicy", "fattr"), ("spec", "ingress", 0, "from"), None, "a port is opened"),
         (("NetworkPolicy", "fattr"), ("spec", "ingress", 1, "ports", 0, "port"), 10001, "opened"),
         (("CronJob", "fattr-nightly"), ("spec", "schedule"), "0 1 * *", "does not match"),
         (("CronJob", "fattr-nightly"), ("spec", "timezone"), "Etc/UTC", "was unexpected"),
+        (("CronJob", "fattr-nightly"), ("spec", "concurrencyPolicy"), "Forbit", "two starts"),
+        (("CronJob", "fattr-nightly"), ("apiVersion",), "batch/v1beta1", "Couldn't find schema"),
+        (("CronJob", "fattr-nightly"), (*CRON_POD, "restartPolicy"), "Nevr", "'Nevr' is not one"),
+        (("NetworkPolicy", "fattr"), ("spec", "policyTypes"), ["Egress"], "of what comes in"),
+        (("NetworkPolicy", "fattr"), ("spec", "podSelektor"), {}, "was unexpected"),
+        (("NetworkPolicy", "fattr"), ("metadata", "name"), "Fattr", "does not match"),
+        (("ServiceAccount", "fattr-head"), ("secret",), [], "was unexpected"),
+        (("RoleBinding", "fattr-nightly"), ("roleRef", "kind"), "ClusterRole", "the namespace"),
+        (("RoleBinding", "fattr-nightly"), ("subjects", 0, "kind"), "Group", "rights of others"),
+        (("RoleBinding", "fattr-nightly"), ("subjects", 0, "nam"), "x", "was unexpected"),
         (("Role", "fattr-nightly"), ("rules", 0, "verbs"), ["*"], "wide verbs"),
         (("Role", "fattr-nightly"), ("rules", 1, "resourceNames"), None, "may read all"),
     ],
 )
 def test_a_wrong_edit_is_refused(key, path, value, line):
-    found = problems(edited(key, path, value))
+    found = problems(edited(RENDERED["base"][key], path, value))
     assert any(line in said for said in found), found
 
 
@@ -213,4 +212,5 @@ def test_a_secret_in_a_manifest_is_refused():
         {"name": "RAY_USAGE_STATS_ENABLED", "value": "0"},
         {"name": "AWS_SECRET_ACCESS_KEY", "value": "x"},
     ]
-    assert "ray-worker: a secret in the manifest" in problems(edited(JOB, (*CONTAINER, "env"), env))
+    document = edited(RENDERED["base"][JOB], (*CONTAINER, "env"), env)
+    assert "ray-worker: a secret in the manifest" in problems(document)
