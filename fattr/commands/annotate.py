@@ -25,7 +25,7 @@ from fattr.build import (
     settings_id,
     settings_of,
 )
-from fattr.commands.engine import engine_for
+from fattr.commands.engine import engine_for, fit_to_cluster
 from fattr.commands.outcome import (
     EXIT_DONE,
     EXIT_LIMIT,
@@ -312,21 +312,13 @@ def annotate_in_session(
         count_checkpointed,
     )
     from fattr.on_ray.checkpoint import forget, recorded_parts
-    from fattr.on_ray.pool import resources
     from fattr.on_ray.session import ray_session
     from fattr.sizing import describe as describe_sizing
-    from fattr.sizing import size_for
 
-    config = job.config
-    mean_bytes = record.content["increment"]["total_bytes"] / num_images
+    config, total_bytes = job.config, record.content["increment"]["total_bytes"]
     with ray_session(RETURN_LARGE_BLOCKS):
-        sizing = size_for(
-            config.preset,
-            resources(),
-            num_images=num_images,
-            mean_bytes=mean_bytes,
-            actors=config.actor_range,
-        )
+        plan, sizing = fit_to_cluster(job.plan, num_images=num_images, total_bytes=total_bytes)
+        record.content["device"] = plan.device
         for line in describe_sizing(sizing):
             log.info("%s", line)
         suspects = None if job.redoes_poison else raised_in(recorded_parts(run))
@@ -336,7 +328,7 @@ def annotate_in_session(
         done = count_checkpointed(run)
         with watched(record, num_images, done, check, profile) as on_counts:
             annotate_on_ray(
-                job.plan,
+                plan,
                 run,
                 num_images=num_images,
                 sizing=sizing,
@@ -345,7 +337,7 @@ def annotate_in_session(
                 listener=Listener(on_counts, profile.add_spans if profile else None),
                 check=check,
             )
-    return crew_on_ray(job.plan, sizing)
+    return crew_on_ray(plan, sizing)
 
 
 @contextmanager
