@@ -26,17 +26,20 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# Those on Ray one after another: its processes give way to all others, and would wait for ever.
 test: $(STAMP)
-	$(BIN)/python -m pytest -q --durations=10 -m 'not full and not gpu and not drills'
+	$(BIN)/python -m pytest -q --numprocesses auto --dist worksteal -m 'not ray and not full and not gpu and not drills'
+	$(BIN)/python -m pytest -q --durations=10 -m 'ray and not full and not gpu and not drills'
 
 test-gpu: $(STAMP)
 	$(BIN)/python -m pytest -q -m gpu
 
-# From Debian's packages: a browser to look at pages with, strace to see where a run connects to.
+# From Debian's packages: a browser to look at pages with, strace to see where a run connects to, and
+# iproute2 for hosts of their own on this machine.
 test-full: $(STAMP)
-	{ command -v chromedriver && command -v strace; } > /dev/null || \
-		{ apt-get update -qq && apt-get install -qq -y chromium chromium-driver strace; } > /dev/null
-	$(BIN)/python -m pytest -q --durations=10 -m 'full and not gpu and not drills'
+	{ command -v chromedriver && command -v strace && command -v ip; } > /dev/null || \
+		{ apt-get update -qq && apt-get install -qq -y chromium chromium-driver strace iproute2; } > /dev/null
+	$(BIN)/python -m pytest -q --durations=40 -m 'full and not gpu and not drills'
 
 # What takes too long for every change: all architectures, kills, searches, elastic training.
 drills: $(STAMP)

@@ -2,10 +2,12 @@
 
     python -m benchmarks.train_upload --megabytes-per-s 5
 
-``rclone serve s3`` behind a proxy that lets so many bytes of a request through each second. The
-same training on one worker of Ray, in turns: without checkpoints within its epoch, with them in
-the background, as ever, and with the loop waiting for each upload. Standing still is the time in
-``report``; what the upload takes from the loop besides is the wall clock's surplus.
+``rclone serve s3`` behind a proxy that lets so many bytes of all requests together through each
+second. The same training on one worker of Ray, in turns: without checkpoints within its epochs,
+with them in the background, as ever, and with the loop waiting for each upload. Standing still is
+the time from where the loop stops for a checkpoint until it goes on: with making and saving its
+content, and at an epoch's end with waiting for those on their way. What the upload takes from the
+loop besides is the wall clock's surplus.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import tyro
@@ -36,17 +39,21 @@ class Settings:
     """See the module."""
 
     backbone: str = "efficientnet_b0"
-    """What is trained; its weights are 16 MB, a checkpoint is five times that."""
+    """What is trained."""
+    model_mb: float = 20.0
+    """Of its weights, to which a large head fills them up; a checkpoint is five times that."""
     crop_px: int = 64
     """Sides of the crops."""
     batch_size: int = 16
     """Samples a step."""
     steps: int = 200
-    """In the one epoch."""
+    """In an epoch."""
+    epochs: int = 2
+    """How many; each ends with a checkpoint."""
     checkpoint_every: int = 20
     """Steps between checkpoints."""
     megabytes_per_s: float = 5.0
-    """Of each request's body."""
+    """Of all requests' bodies together."""
     turns: int = 3
     """Of each way, one after the other."""
     report: str = ""
@@ -67,11 +74,14 @@ class Counted(CheckpointStore):
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One training: seconds from its first step to its last, and how many of them in ``report``."""
+    """One training: seconds from its first step to its last report's end, and how many stood still.
+
+    ``uploaded`` is how many checkpoints were there by then.
+    """
 
     seconds: float
     standing: float
-    uploaded: int  # checkpoints that were there by the last step
+    uploaded: int
 
 
 def turn(settings: Settings, way: str, uri: str) -> Turn:
@@ -79,35 +89,37 @@ def turn(settings: Settings, way: str, uri: str) -> Turn:
     from fattr.on_ray.mailbox import mailbox
     from fattr.on_ray.train import Workers, run_loop
     from fattr.on_ray.train_context import RayContext
-    from fattr.train.loop import fit
+    from fattr.train.loop import Trainer, fit
 
     every = None if way == "none" else settings.checkpoint_every
+    attributes = training.filled_up(settings.backbone, settings.model_mb)
     plan = training.plan(
-        settings.backbone, epochs=1, batch_size=settings.batch_size, checkpoint_every=every
+        settings.backbone,
+        attributes,
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
+        checkpoint_every=every,
     )
-    train = training.faces(settings.batch_size * settings.steps, settings.crop_px, 0)
-    valid = training.faces(training.NUM_VALID, settings.crop_px, 1)
+    train = training.faces(attributes, settings.batch_size * settings.steps, settings.crop_px, 0)
+    valid = training.faces(attributes, training.NUM_VALID, settings.crop_px, 1)
 
     store = Counted(uri, num_best=1, metric="valid_score", lower_is_better=False)
 
     def loop(context: RayContext) -> None:
-        report, in_report = context.report, [0.0]
+        report, in_report = Trainer.report, [0.0]
         its_store: Counted = context.store  # as it came to this process
 
-        def clocked(metrics: Mapping[str, float], checkpoint: Path | None) -> None:
-            if metrics:  # the epoch's end: what is measured is within
-                context.tell((time.monotonic() - started, in_report[0], its_store.num_put))
-                report(metrics, checkpoint)
-                return
+        def clocked(trainer: Trainer, metrics: Mapping[str, float]) -> None:
             start, before = time.monotonic(), its_store.num_put
-            report(metrics, checkpoint)
+            report(trainer, metrics)
             while way == "waited for" and its_store.num_put == before:
                 time.sleep(0.01)
             in_report[0] += time.monotonic() - start
 
-        context.report = clocked  # type: ignore[method-assign]
-        started = time.monotonic()
-        fit(context, plan, train, valid)
+        with mock.patch.object(Trainer, "report", clocked):
+            started = time.monotonic()
+            fit(context, plan, train, valid)
+            context.tell((time.monotonic() - started, in_report[0], its_store.num_put))
 
     told: list[object] = []
     with mailbox(told.append) as sender:
@@ -138,7 +150,7 @@ def main(settings: Settings) -> int:
     with room(settings.folder) as folder:
         found = measure(settings, folder)
     calm = float(np.median([one.seconds for one in found["none"]]))
-    print(f"{'checkpoints':14}{'epoch, s':>10}{'in report':>11}{'over none':>11}{'uploads':>9}")
+    print(f"{'checkpoints':14}{'run, s':>10}{'standing':>11}{'over none':>11}{'uploads':>9}")
     for way, turns in found.items():
         seconds, standing, sent = np.median([list(asdict(one).values()) for one in turns], axis=0)
         print(

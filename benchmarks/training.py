@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
 
-from fattr.attributes import attribute
+from fattr.attributes import Attribute, Kind, attribute
+from fattr.classify.network import AttributeNet
 from fattr.labelled_crops import LabelledCrops
 from fattr.runs.checkpoints import CheckpointStore
 from fattr.train.plan import Recipe, TrainPlan
@@ -13,7 +17,31 @@ NUM_VALID = 16
 ATTRIBUTES = tuple(map(attribute, ("smiling", "bald", "eyeglasses", "young")))
 
 
-def plan(backbone: str, *, epochs: int, batch_size: int, checkpoint_every: int | None) -> TrainPlan:
+def crowd(num_classes: int) -> Attribute:
+    """One of so many: it has a large head."""
+    classes = tuple(map(str, range(num_classes)))
+    return Attribute(name="crowd", kind=Kind.CATEGORICAL, description="size", classes=classes)
+
+
+def filled_up(backbone: str, megabytes: float) -> tuple[Attribute, ...]:
+    """Attributes with which a network's weights are that large, or as large as its backbone's."""
+
+    def size(num_classes: int) -> float:
+        network = AttributeNet(backbone, (*ATTRIBUTES, crowd(num_classes)))
+        return sum(p.numel() * p.element_size() for p in network.parameters()) / 1e6
+
+    smallest, each = size(2), size(3) - size(2)
+    return (*ATTRIBUTES, crowd(2 + max(0, math.ceil((megabytes - smallest) / each))))
+
+
+def plan(
+    backbone: str,
+    attributes: tuple[Attribute, ...],
+    *,
+    epochs: int,
+    batch_size: int,
+    checkpoint_every: int | None,
+) -> TrainPlan:
     """What to train."""
     recipe = Recipe(
         augmentation="none",
@@ -23,15 +51,17 @@ def plan(backbone: str, *, epochs: int, batch_size: int, checkpoint_every: int |
         checkpoint_every=checkpoint_every,
     )
     return TrainPlan(
-        backbone=backbone, attributes=ATTRIBUTES, recipe=recipe, seed=0, init_weights=None
+        backbone=backbone, attributes=attributes, recipe=recipe, seed=0, init_weights=None
     )
 
 
-def faces(num_samples: int, crop_px: int, seed: int) -> LabelledCrops:
-    """Noise with labels by chance."""
+def faces(
+    attributes: Sequence[Attribute], num_samples: int, crop_px: int, seed: int
+) -> LabelledCrops:
+    """Noise with labels by chance, of two classes."""
     rng = np.random.default_rng(seed)
     crops = rng.integers(0, 256, (num_samples, crop_px, crop_px, 3), np.uint8)
-    targets = rng.integers(0, 2, (num_samples, len(ATTRIBUTES)))
+    targets = rng.integers(0, 2, (num_samples, len(attributes)))
     found = np.ones(num_samples, bool)
     return LabelledCrops(crops, targets, found, found.astype(np.float32), {})
 

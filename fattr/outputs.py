@@ -40,10 +40,12 @@ def refuse_used_output(output: Path) -> None:
 def refuse_held(output: str, names: list[str]) -> None:
     """Refuse an output in which there are files or folders of these names.
 
+    Hidden ones do not count: a write that was killed leaves its draft, which nobody ever reads.
+
     Raises:
         UsageError: naming the first of them.
     """
-    if held := [name for name in names if name != OF_ANY_RUN]:
+    if held := [name for name in names if name != OF_ANY_RUN and not name.startswith(".")]:
         raise UsageError(
             f"--output {output} holds a run already ({', '.join(held[:4])}): choose another folder"
         )

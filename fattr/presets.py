@@ -70,6 +70,7 @@ def train_preset(name: str) -> TrainPreset:
     """
     if name not in PRESETS:
         close = difflib.get_close_matches(name, PRESETS, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"one of {sorted(PRESETS)} expected"
+        known = f"one of {', '.join(sorted(PRESETS))}, or a .toml file, expected"
+        hint = f"did you mean {close[0]!r}?" if close else known
         raise UsageError(f"unknown preset {name!r}: {hint}")
     return PRESETS[name]

@@ -87,6 +87,7 @@ ENVIRONMENT_READERS = (
     "storage/records.py",
     "on_ray/session.py",
     "commands/engine.py",  # asks for a cluster without importing ray
+    "commands/score_data.py",  # as well
 )
 
 # Modules that need torch, or Ray, to be imported at all. All others must import without both:

@@ -130,7 +130,8 @@ def reporting(context: RayContext, *, count: int = 0) -> None:
     """So many checkpoints within an epoch, faster than they are stored, and one after it."""
     is_first = context.rank == 0
     for position in range(count):
-        context.report({}, small(position) if is_first else None)
+        if context.has_room():
+            context.report({}, small(position) if is_first else None)
     if is_first:
         Path(storage.local_path(context.store.uri), "go-on").touch()
     context.report({"valid_score": 0.5}, small(count) if is_first else None)
@@ -171,18 +172,38 @@ def repeat(what: str, uri: str, *, num_workers: int = 1, **asked: object) -> Non
         run_loop(functools.partial(function, **asked), sender, workers=workers, store=store)
 
 
-def learn(uri: str, *, workers: tuple[int, int], epochs: int = EPOCHS, wait_s: float = 0.0) -> None:
+def learn(
+    uri: str,
+    *,
+    workers: tuple[int, int],
+    epochs: int = EPOCHS,
+    wait_s: float = 0.0,
+    refused: int | None = None,
+    use_gpu: bool = False,
+) -> None:
+    """Train; from the ``refused`` epoch on the driver cannot put any down."""
     from fattr.on_ray.train import Workers, fit_on_ray
+
+    def on_epoch(metrics: Mapping[str, float]) -> None:
+        print(f"epoch {metrics['epoch']:.0f}", flush=True)
+        if metrics["epoch"] == refused:
+            raise RunError("the lease was lost")
 
     train, valid = data()
     fit_on_ray(
         plan_of(epochs),
         slowed(train, wait_s),
         valid,
-        workers=Workers(least=workers[0], most=workers[1], num_processes=0, resize_every_s=2),
+        workers=Workers(
+            least=workers[0],
+            most=workers[1],
+            use_gpu=use_gpu,
+            num_processes=0,
+            resize_every_s=2,
+        ),
         store=store_of(uri),
         on_start=lambda count: print(f"workers {count}", flush=True),
-        on_epoch=lambda metrics: print(f"epoch {metrics['epoch']:.0f}", flush=True),
+        on_epoch=on_epoch,
     )
 
 

@@ -37,7 +37,8 @@ class Fault(StrEnum):
 class Plan:
     """What the proxy does to requests.
 
-    ``bytes_per_s`` is how fast the body of one request goes through; None: at once.
+    ``bytes_per_s`` is how fast the bodies of all requests together go through, one after another,
+    however many connections a client opens; None: at once.
     ``expires_after`` is the number of requests after which the access key of the last of them is
     no longer taken; another key is.
     """
@@ -61,6 +62,7 @@ class Proxy:
     etags: dict[str, str] = field(default_factory=dict)
     _random: random.Random = field(default_factory=random.Random)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _line_free_at: float = 0.0
     writing: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
@@ -85,6 +87,15 @@ class Proxy:
             expired = access_key in self.expired_keys
             self.counts["expired"] += expired
         return expired
+
+    def delay(self, num_bytes: int, now: float) -> float:
+        """Seconds until so many bytes that come now are through, behind those that came before."""
+        if not self.plan.bytes_per_s:
+            return 0.0
+        with self._lock:
+            begin = max(now, self._line_free_at)
+            self._line_free_at = begin + num_bytes / self.plan.bytes_per_s
+            return self._line_free_at - now
 
     @property
     def num_faults(self) -> int:
@@ -144,8 +155,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         proxy, body = self.server.proxy, self._read_body()
-        if proxy.plan.bytes_per_s:
-            time.sleep(len(body) / proxy.plan.bytes_per_s)
+        time.sleep(proxy.delay(len(body), time.monotonic()))
         fault = proxy.next_fault()
         if proxy.is_expired(access_key(self.headers.get("Authorization", ""))):
             self._answer(_error(400, "ExpiredToken", "The provided token has expired."))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -25,10 +26,10 @@ RAY_FROM = 20_000  # images; of fewer, Ray's start costs more than its workers s
 
 
 def choose_engine(asked: Literal["auto", "ray", "local"], num_images: int) -> Engine:
-    """The engine asked for; auto goes by the number of images."""
+    """The engine asked for; auto is this process for a small job that was given no cluster."""
     if asked != "auto":
         return asked
-    return "ray" if num_images >= RAY_FROM else "local"
+    return "ray" if num_images >= RAY_FROM or os.environ.get("RAY_ADDRESS") else "local"
 
 
 def shared_attributes(bundle: Bundle, split: DatasetSplit) -> tuple[Attribute, ...]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,9 +14,10 @@ from typing import Any
 
 from fattr import storage
 from fattr.attributes import Attribute
-from fattr.build import build_classifier, cpu_count, resolve_device, settings_id
+from fattr.build import build_classifier, cpu_count, resolve_device
 from fattr.bundle import CARD, Bundle
 from fattr.classify.cost import cost_table, measure
+from fattr.commands.recorded import read_record, recorded
 from fattr.commands.train_data import (
     check_data,
     choose_attributes,
@@ -29,33 +30,33 @@ from fattr.commands.train_plan import build_plan, describe, digests, settings_of
 from fattr.config import TrainConfig
 from fattr.crop import named_rule
 from fattr.datasets import DatasetSplit
-from fattr.errors import FattrError, RunError, StorageError, UsageError
+from fattr.errors import FattrError, RunError, UsageError
 from fattr.labelled_crops import LabelledCrops
 from fattr.on_ray.session import ray_session
 from fattr.on_ray.train import Workers, check_room, fit_on_ray
 from fattr.outputs import names_in, put, refuse_held, workplace
 from fattr.presets import TrainPreset, train_preset
-from fattr.records import Status
 from fattr.report.model_card import model_card
 from fattr.report.training import crops_grid, training_curves
 from fattr.report.training_page import training_page
 from fattr.runs.checkpoints import CheckpointStore
 from fattr.runs.lease import Lease, hold_lease
-from fattr.runs.record import RunRecord, new_run_id, versions
+from fattr.runs.record import RunRecord
 from fattr.runs.run import SUCCESS
 from fattr.train import checkpoint
 from fattr.train.batches import examples
 from fattr.train.finish import make_bundle
 from fattr.train.plan import TrainPlan
+from fattr.train.tracking import FOLDER as TENSORBOARD
 from fattr.train.tracking import Tracker, write_history
 from fattr.train.verdict import Verdict, verdict
+from fattr.tuning.preset_file import resolved
 
 log = logging.getLogger(__name__)
 
-CHECKPOINTS, RUN = "checkpoints", "run.json"
+CHECKPOINTS = "checkpoints"
 COST_BATCH_SIZE = 16
 SHOWN_SAMPLES, SHOWN_EPOCHS = 8, 9  # in crops.png: one row a sample
-EXIT_USAGE, EXIT_UNFINISHED = 2, 3
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -93,6 +94,7 @@ def plan_job(config: TrainConfig) -> Job:
     Raises:
         UsageError: something does not exist, or does not go together.
     """
+    config = resolved(config)
     preset = train_preset(config.preset)
     train = [read_split(spec, "train", config.limit) for spec in config.data]
     valid = [read_split(spec, "valid", config.limit) for spec in config.data]
@@ -136,13 +138,8 @@ def read_run(job: Job) -> dict[str, Any]:
         UsageError: the output holds something else.
         StorageError: it cannot be read.
     """
-    try:
-        return dict(json.loads(storage.read_bytes(storage.join(job.output, RUN))))
-    except ValueError:
-        raise UsageError(f"{job.output}/{RUN} is damaged: choose another --output") from None
-    except StorageError as error:
-        if error.status != Status.MISSING or "NoSuchBucket" in error.reason:
-            raise
+    if said := read_record(job.output):
+        return said
     refuse_held(job.output, names_in(job.output))
     return {}
 
@@ -177,48 +174,16 @@ def _short(value: object) -> str:
     return text if len(text) <= 40 else f"{text[:37]}..."
 
 
-@contextmanager
-def record_of(job: Job, said: Mapping[str, Any]) -> Iterator[RunRecord]:
-    """``run.json`` of a run that begins, or goes on; a failure is put down in it.
-
-    Raises:
-        RunError: the block failed; what is done is kept.
-    """
-    started = datetime.now(UTC)
-    new = {
-        "run_id": new_run_id(started),
-        "job": "train",
-        "started": started.isoformat(),
-        "settings_id": settings_id(job.settings),
-        "settings": job.settings,
-        "checkpoints": CHECKPOINTS,
-    }
-    content = dict(said) or new
-    content |= {"versions": versions(), "workers": job.config.workers, "exit_code": None}
-    record = RunRecord(storage.join(job.output, RUN), content)
-    record.note("continued" if said else "began", error=None)
-    try:
-        yield record
-    except (FattrError, OSError) as error:
-        problem = problem_of(job, error)
-        code = EXIT_USAGE if isinstance(error, UsageError) else EXIT_UNFINISHED
-        try:
-            record.note("failed", exit_code=code, error=problem)
-        except FattrError as unsaid:  # as when the disk is full: what made the run fail matters
-            log.warning("run.json could not be written: %s", unsaid)
-        if isinstance(error, UsageError):
-            raise
-        raise RunError(problem) from error
-
-
-def problem_of(job: Job, error: FattrError | OSError) -> str:
-    """What went wrong and what to do, on one line."""
-    if isinstance(error, RunError | UsageError):
-        return str(error)
-    said = str(error)
-    if isinstance(error, OSError):
-        said = f"cannot write {job.output}: {storage.words_of(error)}"
-    return f"{said}; what is done is kept: mend that and run the same command again"
+def record_of(job: Job, said: Mapping[str, Any]) -> AbstractContextManager[RunRecord]:
+    """``run.json`` of the run; see ``recorded``."""
+    return recorded(
+        job.output,
+        said,
+        job="train",
+        settings=job.settings,
+        checkpoints=CHECKPOINTS,
+        workers=job.config.workers,
+    )
 
 
 def checked(job: Job) -> Job:
@@ -335,7 +300,7 @@ def fit(
     history = before.history if before else []
     if before:
         log.info("going on after epoch %d and %d samples", before.epoch, before.position)
-    with Tracker(folder) as tracker:
+    with Tracker(folder, is_whole=True) as tracker:
         shown = examples(train, job.plan, num_samples=SHOWN_SAMPLES, num_epochs=SHOWN_EPOCHS)
         crops_grid(shown, folder / "crops.png")
         tracker.crops(shown)
@@ -354,7 +319,7 @@ def fit(
                 last = int(metrics["epoch"])
                 log_epoch(metrics)
                 tracker.epoch(metrics)
-                note_epoch(record, lease, last)
+                note_epoch(job, record, lease, last, folder)
 
         fit_on_ray(
             job.plan,
@@ -369,6 +334,7 @@ def fit(
             store=job.store,
             on_start=on_start,
             on_epoch=on_epoch,
+            check=lease.check,
         )
     state = checkpoint.newest(job.store.folders())
     if state is None:
@@ -376,14 +342,19 @@ def fit(
     return state
 
 
-def note_epoch(record: RunRecord, lease: Lease, epoch: int) -> None:
-    """Put down that an epoch is done; where that fails, training goes on without."""
+def note_epoch(job: Job, record: RunRecord, lease: Lease, epoch: int, folder: Path) -> None:
+    """Put down that an epoch is done; where the storage refuses it, training goes on without.
+
+    Raises:
+        RunError: the lease was lost.
+    """
+    lease.check()
     try:
-        lease.check()
         record.timeline.sample(record.seconds, epoch)
         record.note("epoch", epochs=epoch)
+        put(folder / TENSORBOARD, storage.join(job.output, TENSORBOARD))
     except FattrError as error:
-        log.warning("epoch %d was not put down in run.json: %s", epoch, error)
+        log.warning("epoch %d was not put down in %s: %s", epoch, job.output, error)
 
 
 def finish(

@@ -5,15 +5,15 @@ from __future__ import annotations
 import dataclasses
 import logging
 import shlex
-import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from fattr import storage
 from fattr.attributes import Attribute
 from fattr.classify.backbones import check_crop_size
+from fattr.commands.recorded import read_record, recorded
 from fattr.commands.train_data import (
     check_data,
     choose_attributes,
@@ -22,7 +22,7 @@ from fattr.commands.train_data import (
     read_split,
     refuse_unlabelled,
 )
-from fattr.commands.train_plan import build_plan, build_recipe, settings_of
+from fattr.commands.train_plan import build_plan, build_recipe, digests, settings_of
 from fattr.config import TrainConfig, TuneConfig
 from fattr.datasets import DatasetSplit
 from fattr.errors import UsageError
@@ -34,15 +34,19 @@ from fattr.on_ray.tune import Search, search_on_ray
 from fattr.presets import TrainPreset, train_preset
 from fattr.report.tuning import search_picture
 from fattr.runs.lease import Lease, hold_lease
+from fattr.runs.record import RunRecord
 from fattr.train.batches import reduced_hw
 from fattr.train.input import default_processes
 from fattr.train.plan import TrainPlan
-from fattr.train.tracking import FOLDER, Tracker
+from fattr.train.tracking import FOLDER
+from fattr.tuning.events import events
+from fattr.tuning.preset_file import resolved, settable
 from fattr.tuning.results import best_of, points, results_parquet, results_table
 from fattr.tuning.room import Room, room_for
 from fattr.tuning.space import LogUniform, Space, Value, draw, to_json
 from fattr.tuning.space_file import as_toml, find_space
 from fattr.tuning.trials import (
+    USED,
     Trial,
     begin_search,
     check_search,
@@ -183,8 +187,10 @@ def plan_job(config: TuneConfig) -> Job:
     Raises:
         UsageError: something does not exist, or does not go together.
     """
-    preset, space = train_preset(config.preset), find_space(config.space)
+    space = find_space(config.space)
     check_flags(config, space)
+    config = resolved(config)
+    preset = train_preset(config.preset)
     train = [read_split(spec, "train", config.limit) for spec in config.data]
     valid = [read_split(spec, "valid", config.limit) for spec in config.data]
     attributes = choose_attributes(preset, train)
@@ -199,9 +205,10 @@ def plan_job(config: TuneConfig) -> Job:
 class Progress:
     """Puts down what becomes of the trials, as JSON, for TensorBoard, and in the log."""
 
-    def __init__(self, job: Job, lease: Lease) -> None:
+    def __init__(self, job: Job, lease: Lease, record: RunRecord) -> None:
         self._output, self._metric, self._plans = job.output, job.metric, job.plans
-        self._lease = lease
+        self._lease, self._record = lease, record
+        self._over = sum(trial.is_over for trial in job.trials())
 
     def __call__(self, trial: Trial) -> None:
         """See ``search_on_ray``.
@@ -216,6 +223,9 @@ class Progress:
             self._write_events(trial)
         if trial.is_over:
             storage.delete_tree(checkpoints_of(self._output, trial.number))
+            self._over += 1
+            self._record.timeline.sample(self._record.seconds, self._over)
+            self._record.note("trial", trials_over=self._over)
         self._log(trial)
 
     def _log(self, trial: Trial) -> None:
@@ -231,13 +241,9 @@ class Progress:
 
     def _write_events(self, trial: Trial) -> None:
         """A file an epoch: TensorBoard reads them in order, and one done again replaces its own."""
-        with tempfile.TemporaryDirectory() as folder:
-            with Tracker(Path(folder)) as tracker:
-                tracker.epoch(trial.history[-1])
-            (events,) = (Path(folder) / FOLDER).iterdir()
-            name = f"events.out.tfevents.{trial.epochs:05}"
-            uri = storage.join(self._output, FOLDER, trial.name, name)
-            storage.write_bytes(uri, events.read_bytes())
+        name = f"events.out.tfevents.{trial.epochs:05}"
+        uri = storage.join(self._output, FOLDER, trial.name, name)
+        storage.write_bytes(uri, events(trial.history[-1]))
 
 
 def processes_of(config: TuneConfig, room: Room) -> int:
@@ -260,6 +266,7 @@ def run_missing(job: Job) -> int:
             resources(), at_once=config.concurrent, gpus_per_trial=config.gpus_per_trial
         )
         log.info("%d trials at once, %d threads each", room.num_trials, room.num_threads)
+        job = checked(job)
         crops = cut(job)
         search = Search(
             output=job.output,
@@ -271,27 +278,51 @@ def run_missing(job: Job) -> int:
         )
         with hold_lease(job.output) as lease:
             begin_search(job.output, job.request)
-            search_on_ray(search, job.trials(), *crops, Progress(job, lease))
-            return finish(job, lease)
+            with record_of(job) as record:
+                search_on_ray(search, job.trials(), *crops, Progress(job, lease, record))
+                return finish(job, lease, record)
+
+
+def record_of(job: Job) -> AbstractContextManager[RunRecord]:
+    """``run.json`` of the search, also where an earlier command began it; see ``recorded``."""
+    return recorded(
+        job.output,
+        read_record(job.output),
+        job="tune",
+        settings=job.request,
+        trials=job.config.trials,
+    )
+
+
+def checked(job: Job) -> Job:
+    """The job with those images alone that it may use, and its request with their digests.
+
+    Which these are depends on more than the two splits: on the pixels, and on a test split.
+
+    Raises:
+        UsageError: an image is missing or damaged.
+    """
+    test = held_out_splits(job.config.data, job.config.limit)
+    train, valid = check_data(job.train, job.valid, test)
+    request = job.request | {USED: digests((*train, *valid))}
+    return dataclasses.replace(job, train=train, valid=valid, request=request)
 
 
 def cut(job: Job) -> tuple[LabelledCrops, LabelledCrops]:
     """The crops to learn from and to measure on, for all trials.
 
     Raises:
-        UsageError: an image is missing or damaged, or they are fewer than a batch.
+        UsageError: they are fewer than a batch.
     """
-    config = job.config
-    train, valid = check_data(job.train, job.valid, held_out_splits(config.data, config.limit))
-    attributes = job.plans[0].attributes
-    crops = cut_crops(config, job.preset, attributes, train)
+    config, attributes = job.config, job.plans[0].attributes
+    crops = cut_crops(config, job.preset, attributes, job.train)
     largest = max(plan.recipe.batch_size for plan in job.plans.values())
     if len(crops) < largest:
         raise UsageError(f"{len(crops)} training images are fewer than one batch of {largest}")
-    return crops, cut_crops(config, job.preset, attributes, valid)
+    return crops, cut_crops(config, job.preset, attributes, job.valid)
 
 
-def finish(job: Job, lease: Lease) -> int:
+def finish(job: Job, lease: Lease, record: RunRecord) -> int:
     """Results of a search whose trials are all over: 0 if there is a best one, else 1.
 
     Raises:
@@ -302,7 +333,9 @@ def finish(job: Job, lease: Lease) -> int:
     trials = job.trials()
     for trial in trials:  # a kill may have come between a trial's last word and this
         storage.delete_tree(checkpoints_of(job.output, trial.number))
-    return write_results(job, trials)
+    code = write_results(job, trials)
+    record.note("finished", exit_code=code)
+    return code
 
 
 def write_results(job: Job, trials: Sequence[Trial]) -> int:
@@ -334,10 +367,10 @@ def write_results(job: Job, trials: Sequence[Trial]) -> int:
 
 
 def best_settings(job: Job, best: Trial, num_trials: int) -> str:
-    """``best.toml``: the training with the best trial's settings, and the command for it."""
+    """``best.toml``: the best trial's settings as a preset, and its training as a command."""
     output = job.config.output.rstrip("/") + "/best"
     chosen = trial_config(job.config, best.settings, output)
-    settings = {name: v for name, v in given(chosen).items() if name not in ("data", "output")}
+    settings = {name: value for name, value in given(chosen).items() if name in settable()}
     score, epoch = best.best(job.metric) or (0.0, 0)
     return (
         f"# trial {best.name} of {num_trials}: valid_{job.metric} {score:.4f} at epoch {epoch}\n"
@@ -369,5 +402,5 @@ def tune(config: TuneConfig) -> int:
     log.info("%d trials, %d of them over", len(trials), sum(t.is_over for t in trials))
     if not all(trial.is_over for trial in trials):
         return run_missing(job)
-    with hold_lease(job.output) as lease:
-        return finish(job, lease)
+    with hold_lease(job.output) as lease, record_of(job) as record:
+        return finish(job, lease, record)

@@ -15,7 +15,7 @@ class TrainConfig(DetectConfig):
     """Train a multi-attribute classifier and write it as a bundle."""
 
     preset: str
-    """Named recipe: see fattr.presets."""
+    """Named recipe (see fattr.presets), or a .toml file like the best.toml of fattr tune."""
     data: tuple[str, ...]
     """Data set as NAME:DIR; repeat for several, which then train one network together."""
     output: str

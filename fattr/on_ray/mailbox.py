@@ -29,6 +29,13 @@ def beside_driver(actor_class: type[Any]) -> Any:  # noqa: ANN401
 class _Mailbox:
     def __init__(self) -> None:
         self._items: list[Any] = []
+        self._why_stop = ""
+
+    def stop(self, words: str) -> None:
+        self._why_stop = words
+
+    def why_stop(self) -> str:
+        return self._why_stop
 
     def post(self, item: Any) -> None:  # noqa: ANN401
         self._items.append(item)
@@ -48,12 +55,22 @@ class Sender:
         """Send and forget."""
         self._actor.post.remote(item)
 
+    def asked_to_stop(self) -> str:
+        """Why the driver wants no more of it, in a line; empty as long as it does."""
+        try:
+            return str(ray.get(self._actor.why_stop.remote(), timeout=TAKE_TIMEOUT_S))
+        except ray.exceptions.GetTimeoutError:
+            return ""  # its process is being made again
+
 
 @contextmanager
-def mailbox(on_item: Callable[[Any], None]) -> Iterator[Sender]:
+def mailbox(
+    on_item: Callable[[Any], None], check: Callable[[], None] = lambda: None
+) -> Iterator[Sender]:
     """A sender whose items reach ``on_item`` on a thread of the driver, all by the block's end.
 
-    What ``on_item`` raises is raised at the block's end; no more items reach it then.
+    What ``on_item``, or ``check`` in that thread, raises is raised at the block's end, instead of
+    what the block itself raises; no more items reach it, and who asks a sender is told to stop.
     """
     actor = beside_driver(_Mailbox)
     done = threading.Event()
@@ -68,11 +85,15 @@ def mailbox(on_item: Callable[[Any], None]) -> Iterator[Sender]:
             on_item(item)
 
     def poll() -> None:
-        try:
-            while not done.wait(POLL_SECONDS):
-                deliver()
-        except BaseException as err:  # noqa: BLE001 -- raised in the thread that waits for it
-            raised.append(err)
+        while not done.wait(POLL_SECONDS):
+            try:
+                if raised:  # again: the actor may have been made again
+                    actor.stop.remote(_line(raised[0]))
+                else:
+                    check()
+                    deliver()
+            except BaseException as err:  # noqa: BLE001 -- raised in the thread that waits for it
+                raised.append(err)
 
     thread = threading.Thread(target=poll, daemon=True)
     thread.start()
@@ -81,6 +102,12 @@ def mailbox(on_item: Callable[[Any], None]) -> Iterator[Sender]:
     finally:
         done.set()
         thread.join()
+        if raised and not isinstance(raised[0], ray.exceptions.RayError):
+            raise raised[0]
     if raised:
         raise raised[0]
     deliver()
+
+
+def _line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import ray
 from ray._private import node, ray_constants, services
+from ray.exceptions import RayError
+
+from fattr.errors import UsageError
 
 # Ray Train asks the dashboard whether its controller is alive. A cluster without one has nobody to
 # ask, but asks at the default port, where the dashboard of another cluster on the machine answers
@@ -30,6 +35,8 @@ QUIET = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # of nodes that a provider takes back
 }
 
+ANSWER_S = 10  # within which a cluster's head takes a connection; Ray itself tries for minutes
+
 MIN_LOGICAL_CPUS = 4  # actors and Ray Data's own tasks each hold a slot: two slots can deadlock
 
 
@@ -40,6 +47,9 @@ def ray_session(worker_env: Mapping[str, str] | None = None) -> Iterator[None]:
     A local cluster opens no dashboard, listens on the loopback interface only, sends no usage
     statistics, and ends with the block. Other clusters on the machine do not matter to it. The
     processes of a session that begins here have ``worker_env`` in their environment.
+
+    Raises:
+        UsageError: There is no cluster at RAY_ADDRESS, or none that this installation fits.
     """
     if ray.is_initialized():
         yield
@@ -51,7 +61,7 @@ def ray_session(worker_env: Mapping[str, str] | None = None) -> Iterator[None]:
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # fattr keeps the records
     runtime_env = {"env_vars": dict(worker_env)} if worker_env else None
     if os.environ.get("RAY_ADDRESS"):
-        ray.init(logging_level=logging.ERROR, log_to_driver=False, runtime_env=runtime_env)
+        _connect(os.environ["RAY_ADDRESS"], runtime_env)
     else:
         os.environ.setdefault("RAY_API_SERVER_ADDRESS", NO_DASHBOARD)
         os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(STARTING_AT_ONCE))
@@ -75,6 +85,38 @@ def ray_session(worker_env: Mapping[str, str] | None = None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _connect(address: str, runtime_env: dict[str, Any] | None) -> None:
+    """Begin a session in a cluster that is there.
+
+    Raises:
+        UsageError: See ``ray_session``.
+    """
+    try:
+        _knock(address)
+        ray.init(logging_level=logging.ERROR, log_to_driver=False, runtime_env=runtime_env)
+    except (OSError, ValueError, RuntimeError, RayError) as err:
+        said = " ".join(str(getattr(err, "strerror", None) or err).split())
+        first_sentence = said.partition(". ")[0].removesuffix(".")
+        raise UsageError(
+            f"RAY_ADDRESS={address}: {first_sentence}; HOST:PORT of a running cluster's head"
+            " expected, or auto on one of its nodes; unset it to work on this machine alone"
+        ) from err
+
+
+def _knock(address: str) -> None:
+    """Whether anybody takes a connection there.
+
+    Raises:
+        OSError: Nobody does, or there is no such host.
+        ValueError: This is no address.
+    """
+    if "://" in address:  # Ray Client's, which gives up by itself
+        return
+    if place := services.canonicalize_bootstrap_address(address):
+        host, _, port = place.rpartition(":")
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S).close()
 
 
 @contextmanager

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,13 +16,14 @@ from pyarrow.fs import FileType
 from ray._private import state as ray_state
 from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
-from ray.train.v2.api.callback import UserCallback
+from ray.train.v2.api.callback import RayTrainCallback
 from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
 
 from fattr import storage
 from fattr.errors import FattrError, RunError, UsageError
 from fattr.labelled_crops import LabelledCrops
 from fattr.on_ray.mailbox import Sender, mailbox
+from fattr.on_ray.patience import Patience, RoomWatch, last_line, own_error, room_of
 from fattr.on_ray.session import is_local
 from fattr.on_ray.train_context import RayContext
 from fattr.runs.checkpoints import CheckpointStore
@@ -38,9 +41,6 @@ KEEP_FREED_MEMORY = {
 }
 
 RESIZE_EVERY_S = 30.0  # looks for room for more workers, which begin again at the last checkpoint
-FAILURES_WITHOUT_PROGRESS = 5  # in a row, then the run ends
-OWN_ERRORS_WITHOUT_PROGRESS = 2  # the same of errors that fattr raises: these seldom go away
-STARTS = 90  # of a group for which there is no room, 20 s each (session.TRAIN_START_S)
 
 # What repeatable runs on a GPU need before a process first uses it; it costs the others nothing.
 REPEATABLE_ON_GPU = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
@@ -64,39 +64,8 @@ class Workers:
 log = logging.getLogger(__name__)
 
 
-class _Patience(UserCallback):
-    """Ends a run that fails again and again without getting any further.
-
-    Ray Train's own limit counts all failures of a run, however long it goes on well in between.
-    It is asked in Ray Train's controller, where what it raises ends the run.
-    """
-
-    def __init__(self, sender: Sender) -> None:
-        self._sender, self._failures = sender, 0
-
-    def after_report(self, run_context: Any, metrics: Any, checkpoint: Any) -> None:  # noqa: ANN401
-        """Progress, if there is a new checkpoint."""
-        if checkpoint:
-            self._failures = 0
-
-    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:  # noqa: ANN401
-        """Raise what the workers raised, or died of, if it is enough; else say it."""
-        self._failures += 1
-        reason = _last_line(next(iter(worker_exceptions.values())))
-        own = _own_error(worker_exceptions)
-        limit = OWN_ERRORS_WITHOUT_PROGRESS if own else FAILURES_WITHOUT_PROGRESS
-        if self._failures >= limit:
-            raise own or RunError(
-                f"training failed {self._failures} times without getting on: {reason}"
-            )
-        self._sender.post(
-            f"{len(worker_exceptions)} of the workers failed ({reason}): all begin again at the"
-            " newest checkpoint, once there is room for them"
-        )
-
-
 class _Trainer(ray.train.torch.TorchTrainer):
-    """Ray's, without the actors that have nothing to do here.
+    """Ray's, without its answer to Ctrl-C and the actors that have nothing to do here.
 
     One splits Ray Data's datasets, of which there are none. One frees a group's room when its
     controller is killed, which a cluster that ends with its driver does by itself.
@@ -107,16 +76,8 @@ class _Trainer(ray.train.torch.TorchTrainer):
         callbacks = super()._create_default_callbacks()  # type: ignore[misc]  # typed as V1's
         return [callback for callback in callbacks if not isinstance(callback, idle)]
 
-
-def _own_error(worker_exceptions: Mapping[int, Exception]) -> FattrError | None:
-    """What fattr itself raised, where all workers that failed did."""
-    errors = [getattr(e, "_base_exc", e) for e in worker_exceptions.values()]
-    own = [error for error in errors if isinstance(error, FattrError)]
-    return own[0] if own and len(own) == len(errors) else None
-
-
-def _last_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
+    def _register_sigint_handler(self, controller: object) -> None:
+        """None: after Ctrl-C, Ray's ends the process with code 0 or 1, as if all were done."""
 
 
 def check_room(num_workers: int, *, use_gpu: bool) -> None:
@@ -146,6 +107,7 @@ def fit_on_ray(
     store: CheckpointStore,
     on_start: Callable[[int], None],
     on_epoch: Callable[[Mapping[str, float]], None],
+    check: Callable[[], None] = lambda: None,
 ) -> None:
     """Train in a Ray session from the newest checkpoint of ``store`` on, and leave the last there.
 
@@ -160,21 +122,13 @@ def fit_on_ray(
         on_start: Gets the number of workers whenever a group of them begins, in a thread of this
             process, as ``on_epoch``.
         on_epoch: Gets rank 0's figures; those of an epoch that was done again, twice.
+        check: Called often, in that thread.
 
     Raises:
         UsageError: The cluster cannot hold the workers, or an image cannot be used.
-        RunError: Training failed; what the store has is kept.
+        RunError: Training failed; what the store has is kept. Or what ``on_start``, ``on_epoch`` or
+            ``check`` raised, which ends the run soon.
     """
-    crops = {"train": ray.put(train), "valid": ray.put(valid)}
-
-    def loop(context: RayContext) -> None:
-        if context.rank == 0:
-            context.tell(context.world_size)
-        processes = workers.num_processes
-        if processes is None:
-            processes = context.num_processes
-        data = ray.get(crops["train"]), ray.get(crops["valid"])
-        fit(context, plan, *data, num_processes=processes)
 
     def on_item(item: int | str | Mapping[str, float]) -> None:
         match item:
@@ -185,8 +139,26 @@ def fit_on_ray(
             case _:
                 on_epoch(item)
 
-    with mailbox(on_item) as sender:
+    with _ending(), mailbox(on_item, check) as sender:
+        loop = _loop(plan, ray.put(train), ray.put(valid), workers.num_processes)
         run_loop(loop, sender, workers=workers, store=store)
+
+
+def _loop(
+    plan: TrainPlan,
+    train: ray.ObjectRef[LabelledCrops],
+    valid: ray.ObjectRef[LabelledCrops],
+    num_processes: int | None,
+) -> Loop:
+    """What each worker does."""
+
+    def loop(context: RayContext) -> None:
+        if context.rank == 0:
+            context.tell(context.world_size)
+        processes = context.num_processes if num_processes is None else num_processes
+        fit(context, plan, ray.get(train), ray.get(valid), num_processes=processes)
+
+    return loop
 
 
 def run_loop(loop: Loop, sender: Sender, *, workers: Workers, store: CheckpointStore) -> None:
@@ -208,30 +180,43 @@ def run_loop(loop: Loop, sender: Sender, *, workers: Workers, store: CheckpointS
         use_gpu=workers.use_gpu,
         elastic_resize_monitor_interval_s=workers.resize_every_s,
     )
-    run_config = _run_config(store, _Patience(sender), use_gpu=workers.use_gpu)
-    try:
+    room = functools.partial(room_of, "GPU" if workers.use_gpu else "CPU")
+    callbacks = [Patience(sender), RoomWatch(sender, least=least, room=room)]
+    run_config = _run_config(store, callbacks, use_gpu=workers.use_gpu)
+    with _ending():
         _Trainer(worker, scaling_config=scaling, run_config=run_config).fit()
-    except TrainingFailedError as error:
-        raise _as_ours(error) from error
     _forget_snapshot(store)
+
+
+@contextmanager
+def _ending() -> Iterator[None]:
+    """Ray's errors as one line.
+
+    Raises:
+        FattrError: Of the block, or what stands for one of Ray's.
+    """
+    try:
+        yield
+    except (TrainingFailedError, ray.exceptions.RayError) as error:
+        raise _as_ours(error) from error
 
 
 def _run_config(
-    store: CheckpointStore, patience: _Patience, *, use_gpu: bool
+    store: CheckpointStore, callbacks: list[RayTrainCallback], *, use_gpu: bool
 ) -> ray.train.RunConfig:
     """Of a run that keeps its checkpoints by itself and knows nothing of an earlier one."""
     _forget_snapshot(store)
-    files, path = storage.filesystem(store.uri)
+    files, path = storage.folderless(store.uri)
     parent, _, name = path.rpartition("/")
     return ray.train.RunConfig(  # type: ignore[call-arg]  # typed as Train V1's
         name=name,
         storage_path=parent,
         storage_filesystem=files,
-        callbacks=[patience],  # type: ignore[list-item]
+        callbacks=callbacks,  # type: ignore[arg-type]
         worker_runtime_env={"env_vars": REPEATABLE_ON_GPU if use_gpu else KEEP_FREED_MEMORY},
         failure_config=ray.train.FailureConfig(  # type: ignore[call-arg]
-            max_failures=-1, controller_failure_limit=STARTS
-        ),
+            max_failures=-1, controller_failure_limit=-1
+        ),  # Ray's limits are of a whole run: patience.py has others
     )
 
 
@@ -245,13 +230,13 @@ def _forget_snapshot(store: CheckpointStore) -> None:
         files.delete_file(path)
 
 
-def _as_ours(error: TrainingFailedError) -> FattrError:
-    """The error of ours within one of Ray Train's, or one that says the same."""
-    if isinstance(error, WorkerGroupError) and (own := _own_error(error.worker_failures)):
+def _as_ours(error: TrainingFailedError | ray.exceptions.RayError) -> FattrError:
+    """The error of ours within one of Ray's, or one that says the same."""
+    if isinstance(error, WorkerGroupError) and (own := own_error(error.worker_failures)):
         return own
     cause = error.controller_failure if isinstance(error, ControllerError) else error
     if isinstance(cause, FattrError):
         return cause
     return RunError(
-        f"training failed: {_last_line(cause)}; what is done is kept: run the same command again"
+        f"training failed: {last_line(cause)}; what is done is kept: run the same command again"
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import shutil
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -48,7 +47,7 @@ class RayContext(Group):
     def __init__(self, sender: Sender, store: CheckpointStore) -> None:
         context = ray.train.get_context()
         self._sender, self.store, self._storage = sender, store, context.get_storage()
-        self._room = threading.Semaphore(BACKLOG)
+        self._on_way, self._arrival = 0, threading.Condition()
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
         self.device = ray.train.torch.get_device()
         self._cpus = max(1, cpu_count() // context.get_local_world_size())
@@ -94,16 +93,22 @@ class RayContext(Group):
             dist.broadcast_object_list(names, src=0)
         yield from self.store.folders(names[0])
 
+    def has_room(self) -> bool:
+        """See ``TrainContext``: whether one more may be on its way to the storage.
+
+        The last place is for the one after an epoch, which is not left out. Where there is no room,
+        no rank reports: Ray Train takes two reports a second, too few for those that say nothing.
+        """
+        return self.agreed(self._on_way < BACKLOG - 1)
+
     def report(self, metrics: Mapping[str, float], checkpoint: Path | None) -> None:
-        """See ``TrainContext``."""
+        """See ``TrainContext``; where there is no place left, it waits for one."""
         if self.rank == 0 and metrics:
             self._sender.post(dict(metrics))
-        has_room = checkpoint is not None and self._room.acquire(blocking=bool(metrics))
-        # Ray Train takes two reports a second, which is too few for those that say nothing.
-        if not metrics and not self.agreed(has_room):
-            if checkpoint:
-                shutil.rmtree(checkpoint)
-            return
+        if checkpoint:
+            with self._arrival:
+                self._arrival.wait_for(lambda: self._on_way < BACKLOG)
+                self._on_way += 1
         ray.train.report(
             {},
             checkpoint=ray.train.Checkpoint.from_directory(checkpoint) if checkpoint else None,
@@ -124,7 +129,9 @@ class RayContext(Group):
         try:
             self.store.put(name, Path(checkpoint.path), metrics)
         finally:
-            self._room.release()
+            with self._arrival:
+                self._on_way -= 1
+                self._arrival.notify()
         return ray.train.Checkpoint(
             self._storage.build_checkpoint_path_from_name(name), self._storage.storage_filesystem
         )

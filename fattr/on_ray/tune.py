@@ -17,7 +17,7 @@ from typing import Any
 import ray.cloudpickle
 import ray.tune
 import torch
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.tune import TuneError
 from ray.tune.schedulers import ASHAScheduler
 from torch import nn
@@ -33,6 +33,10 @@ from fattr.tuning.room import Room
 from fattr.tuning.trials import REQUEST, State, Trial, checkpoints_of
 
 RETRIES = 3  # of a trial whose process was lost or whose code failed, from its newest checkpoint
+AGAIN = "what is done is kept: run the same command again"
+# Ray's words where a process ended by itself: not with its node, nor only out of reach. Its error
+# keeps no other sign of it.
+PROCESS_DIED = "its worker process has died"
 FAILURE = "failure"  # instead of an epoch's figures: why these settings cannot be trained
 
 
@@ -169,6 +173,7 @@ class _Recorder(ray.tune.Callback):
     ) -> None:
         self.trials = {trial.number: trial for trial in trials}
         self.hindrances: set[str] = set()
+        self._hindered: set[int] = set()  # trials that met one in this run
         self.error: Exception | None = None
         self._plans, self._on_change = plans, on_change
 
@@ -213,6 +218,16 @@ class _Recorder(ray.tune.Callback):
         if not known.is_over:
             self._change(known.ended(State.FINISHED))
 
+    def on_trial_recover(
+        self,
+        iteration: int,
+        trials: list[Any],
+        trial: Any,  # noqa: ANN401
+        **info: Any,  # noqa: ANN401
+    ) -> None:
+        """It is tried again."""
+        self._blame(trial)
+
     def on_trial_error(
         self,
         iteration: int,
@@ -220,14 +235,21 @@ class _Recorder(ray.tune.Callback):
         trial: Any,  # noqa: ANN401
         **info: Any,  # noqa: ANN401
     ) -> None:
-        """It is not tried again; it failed, unless something else than itself is at fault."""
+        """It is not tried again; it failed, if each time it was at fault itself."""
+        number, reason = trial.config["number"], self._blame(trial)
+        if reason and number not in self._hindered:
+            self._change(self.trials[number].ended(State.FAILED, reason))
+
+    def _blame(self, trial: Any) -> str:  # noqa: ANN401
+        """Why it is at fault; empty where it is not, which is put down."""
         if trial.pickled_error_file is None:  # no failure of its process: Tune's own
-            return
+            return ""
         error = ray.cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
-        if reason := _fault_of_its_own(error):
-            self._change(self.trials[trial.config["number"]].ended(State.FAILED, reason))
-        else:
+        reason = _fault_of_its_own(error)
+        if not reason:
+            self._hindered.add(trial.config["number"])
             self.hindrances.add(_last_line(error))
+        return reason
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:  # noqa: ANN401
         """End the search where an event's change could not be put down."""
@@ -246,8 +268,10 @@ class _Recorder(ray.tune.Callback):
 
 
 def _fault_of_its_own(error: Exception) -> str:
-    """Why a trial that failed again and again is at fault; empty where storage or data are."""
+    """Why a trial that failed is at fault; empty where a node, storage or data are."""
     if isinstance(error, RayActorError):
+        if PROCESS_DIED not in str(error):
+            return ""
         return f"its process died, the last of {RETRIES + 1} failures: out of memory, or a crash"
     if isinstance(error, RayTaskError) and not isinstance(error.cause, FattrError):
         return _last_line(error)
@@ -274,32 +298,45 @@ def search_on_ray(
         All trials as they are now.
 
     Raises:
-        RunError: Some could not be run to their end; what they did is kept.
+        RunError: Some could not be run to their end, or Ray failed; what they did is kept.
         Exception: What ``on_change`` raised, which ends the search.
     """
     if all(trial.is_over for trial in trials):
         return list(trials)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     recorder = _Recorder(search.plans, trials, on_change)
-    trainable = ray.tune.with_parameters(_run_trial, search=search, train=train, valid=valid)
     with (
+        _ending(recorder),
         tempfile.TemporaryDirectory(prefix="fattr-tune-") as scratch,
         contextlib.redirect_stdout(io.StringIO()),  # Tune prints where it is, however silent
     ):
-        try:
-            _tuner(search, trials, trainable, recorder, scratch).fit()
-        except TuneError:
-            if recorder.error:
-                raise recorder.error from None
-            raise
+        trainable = ray.tune.with_parameters(_run_trial, search=search, train=train, valid=valid)
+        _tuner(search, trials, trainable, recorder, scratch).fit()
     now = [recorder.trials[trial.number] for trial in trials]
     if left := [trial for trial in now if not trial.is_over]:
         said = "; ".join(sorted(recorder.hindrances)) or "interrupted"
-        raise RunError(
-            f"{len(left)} of {len(now)} trials did not end ({said}); what is done is kept: run the"
-            " same command again"
-        )
+        raise RunError(f"{len(left)} of {len(now)} trials did not end ({said}); {AGAIN}")
     return now
+
+
+@contextlib.contextmanager
+def _ending(recorder: _Recorder) -> Iterator[None]:
+    """What ``on_change`` raised; else errors of Ray, or of the disk for Tune's files, as one line.
+
+    Tune wraps some of Ray's errors in others that name them in their text alone.
+    """
+    try:
+        yield
+    except (RayError, TuneError, RuntimeError, OSError) as err:
+        if recorder.error:
+            raise recorder.error from None
+        if isinstance(err, OSError):
+            said = f"cannot write in {tempfile.gettempdir()}: {storage.words_of(err)}"
+            raise RunError(f"{said}; {AGAIN}") from err
+        lost = [e for e in (err, err.__cause__, err.__context__) if isinstance(e, RayError)]
+        if not lost:
+            raise
+        raise RunError(f"the Ray engine failed: {_last_line(lost[0])}; {AGAIN}") from err
 
 
 def _last_line(error: BaseException) -> str:

@@ -48,6 +48,9 @@ class TrainContext(Protocol):
     def gathered(self, array: NDArray[Any]) -> list[NDArray[Any]] | None:
         """On rank 0 one array a rank, in their order; elsewhere None."""
 
+    def has_room(self) -> bool:
+        """Whether a checkpoint within an epoch may be reported now, on every rank alike."""
+
     def report(self, metrics: Mapping[str, float], checkpoint: Path | None) -> None:
         """Record an epoch, or, without metrics, a checkpoint within one; rank 0's count.
 
@@ -56,7 +59,10 @@ class TrainContext(Protocol):
 
 
 class Group:
-    """``agreed``, ``total`` and ``gathered`` over torch's process group; one worker needs none."""
+    """What is common over torch's process group; one worker needs none.
+
+    Checkpoints are taken as they come.
+    """
 
     rank: int
     world_size: int
@@ -66,6 +72,10 @@ class Group:
         """See ``TrainContext``."""
         own = torch.tensor([decision and self.rank == 0], dtype=torch.uint8)
         return bool(self.total(own).item())
+
+    def has_room(self) -> bool:
+        """See ``TrainContext``."""
+        return True
 
     def total(self, tensor: Tensor) -> Tensor:
         """See ``TrainContext``; the result is where ``tensor`` was."""

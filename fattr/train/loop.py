@@ -133,7 +133,9 @@ class Trainer:
         )
 
     def report(self, metrics: Mapping[str, float]) -> None:
-        """Hand these metrics and a checkpoint to the context."""
+        """Hand these metrics and a checkpoint to the context; without metrics, if it has room."""
+        if not metrics and not self.context.has_room():
+            return
         is_first = self.context.rank == 0
         self.context.report(metrics, checkpoint.saved(self.state()) if is_first else None)
 

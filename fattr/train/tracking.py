@@ -18,10 +18,16 @@ FOLDER, HISTORY = "tensorboard", "history.parquet"
 
 
 class Tracker:
-    """Writes TensorBoard events into a run's folder as it goes; a context manager."""
+    """Writes TensorBoard events into a run's folder as it goes; a context manager.
 
-    def __init__(self, output: Path) -> None:
-        self._writer = SummaryWriter(str(output / FOLDER))
+    Args:
+        output: The run's folder.
+        is_whole: These events tell the run from its beginning: TensorBoard forgets those that the
+            folder held before.
+    """
+
+    def __init__(self, output: Path, *, is_whole: bool = False) -> None:
+        self._writer = SummaryWriter(str(output / FOLDER), purge_step=0 if is_whole else None)
 
     def __enter__(self) -> Tracker:
         return self

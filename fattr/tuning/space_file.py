@@ -93,7 +93,7 @@ def _range(name: str, form: object, where: str) -> Range:
     ((kind, values),) = form.items()
     if not isinstance(values, list):
         raise UsageError(f"{where}: a list expected: {kind} = {values!r}")
-    type_, options = _type_of(name)
+    type_, options = type_of(name)
     if kind == "choice":
         return _choice(values, type_, options, where)
     kinds = {float: ("loguniform", "uniform"), int: ("int",)}.get(type_, ())
@@ -107,7 +107,7 @@ def _range(name: str, form: object, where: str) -> Range:
 
 
 def _bounds(values: list[Any], type_: type, kind: str, where: str) -> tuple[float, float]:
-    numbers = [_converted(value, type_) for value in values]
+    numbers = [as_type(value, type_) for value in values]
     if (
         len(numbers) != 2
         or None in numbers
@@ -121,7 +121,7 @@ def _bounds(values: list[Any], type_: type, kind: str, where: str) -> tuple[floa
 
 
 def _choice(values: list[Any], type_: type, options: tuple[str, ...], where: str) -> Choice:
-    converted = tuple(_converted(value, type_) for value in values)
+    converted = tuple(as_type(value, type_) for value in values)
     wrong = [v for v, c in zip(values, converted, strict=True) if c is None]
     if options:
         wrong = [value for value in values if value not in options]
@@ -135,7 +135,7 @@ def _choice(values: list[Any], type_: type, options: tuple[str, ...], where: str
     return Choice(converted)
 
 
-def _converted(value: object, type_: type) -> Any:  # noqa: ANN401 -- of type_, or None
+def as_type(value: object, type_: type) -> Any:  # noqa: ANN401 -- of type_, or None
     """The value as ``type_``; None where it is of another type. A whole number is a number too."""
     if isinstance(value, bool) or type_ is bool:
         return value if type_ is bool and isinstance(value, bool) else None
@@ -144,7 +144,7 @@ def _converted(value: object, type_: type) -> Any:  # noqa: ANN401 -- of type_, 
     return value if type_ is not float and isinstance(value, type_) else None
 
 
-def _type_of(name: str) -> tuple[type, tuple[str, ...]]:
+def type_of(name: str) -> tuple[type, tuple[str, ...]]:
     """The type of a flag, and the words it takes, if only some."""
     hint = get_type_hints(TrainConfig)[name]
     parts = [part for part in get_args(hint) if part is not NoneType] or [hint]

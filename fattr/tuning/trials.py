@@ -19,6 +19,7 @@ from fattr.outputs import names_in, refuse_held
 from fattr.tuning.space import Value
 
 REQUEST, TRIALS = "search.json", "trials"
+USED = "used"  # in the request: digests of the images, known once all were looked at
 
 
 class State(StrEnum):
@@ -145,6 +146,8 @@ def begin_search(output: str, request: Mapping[str, Any]) -> None:
 def check_search(output: str, request: Mapping[str, Any]) -> bool:
     """Whether the output holds this very search; False where it is empty.
 
+    Where the request does not say yet which images are used, that is not compared.
+
     Raises:
         UsageError: it holds another search, the message says in what; or something else.
         StorageError: It cannot be read.
@@ -155,6 +158,7 @@ def check_search(output: str, request: Mapping[str, Any]) -> bool:
         return False
     now = json.loads(json.dumps(request))
     names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    names = [name for name in names if name != USED or USED in now]
     if names:
         said = "; ".join(f"{name} was {before.get(name)}, is {now.get(name)}" for name in names)
         raise UsageError(

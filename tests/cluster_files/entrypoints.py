@@ -64,7 +64,7 @@ def parse_line(line):
     if "..." in argv:
         argv = [word for word in argv if word != "..."] + REST[job]
     settings = parse(job, argv)
-    if job in ("train", "tune"):
+    if job in ("train", "tune") and not settings.preset.endswith(".toml"):
         train_preset(settings.preset)
     return job, settings
 

@@ -46,15 +46,17 @@ def split_of(*targets: dict[str, int], names: tuple[str, ...] = NAMES) -> Datase
 
 
 @pytest.mark.parametrize(
-    ("asked", "num_images", "engine"),
+    ("asked", "num_images", "address", "engine"),
     [
-        ("auto", RAY_FROM - 1, "local"),
-        ("auto", RAY_FROM, "ray"),
-        ("local", RAY_FROM, "local"),
-        ("ray", 1, "ray"),
+        ("auto", RAY_FROM - 1, "", "local"),
+        ("auto", RAY_FROM, "", "ray"),
+        ("auto", 1, "10.0.0.1:6379", "ray"),
+        ("local", RAY_FROM, "10.0.0.1:6379", "local"),
+        ("ray", 1, "", "ray"),
     ],
 )
-def test_many_images_are_worth_the_start_of_ray(asked, num_images, engine):
+def test_many_images_or_a_cluster_are_worth_ray(asked, num_images, address, engine, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", address)
     assert choose_engine(asked, num_images) == engine
 
 

@@ -25,6 +25,7 @@ from fattr.commands.train import (
 from fattr.config import TrainConfig
 from fattr.datasets import synthetic
 from fattr.errors import FattrError, RunError, StorageError, UsageError
+from fattr.train.tracking import Tracker
 
 
 @pytest.fixture(scope="module")
@@ -123,20 +124,40 @@ def refuse_writes(monkeypatch):
     monkeypatch.setattr(storage, "write_bytes", refused)
 
 
-@pytest.mark.parametrize("is_lost", [False, True], ids=["storage", "lease"])
-def test_an_epoch_that_cannot_be_put_down_is_told(faces, output, caplog, monkeypatch, is_lost):
+def test_an_epoch_that_cannot_be_put_down_is_told(faces, output, caplog, monkeypatch, tmp_path):
     one = job(faces, output)
     with record_of(one, {}) as record:
         before = read_run(one)
         with monkeypatch.context() as patched:
-            if not is_lost:
-                refuse_writes(patched)
-            note_epoch(record, Held(is_lost=is_lost), 3)
-        reason = "the lease was lost" if is_lost else f"{output}/run.json: unavailable: SlowDown"
-        assert caplog.messages == [f"epoch 3 was not put down in run.json: {reason}"]
+            refuse_writes(patched)
+            note_epoch(one, record, Held(), 3, tmp_path)
+        reason = f"{output}/run.json: unavailable: SlowDown"
+        assert caplog.messages == [f"epoch 3 was not put down in {output}: {reason}"]
         assert read_run(one) == before
-        note_epoch(record, Held(), 4)
+        note_epoch(one, record, Held(), 4, tmp_path)
     assert read_run(one)["epochs"] == 4
+
+
+def test_an_epoch_without_the_lease_ends_training_and_is_not_put_down(faces, output, tmp_path):
+    one = job(faces, output)
+    with record_of(one, {}) as record:
+        before = read_run(one)
+        with pytest.raises(RunError, match="the lease was lost"):
+            note_epoch(one, record, Held(is_lost=True), 3, tmp_path)
+        assert read_run(one) == before
+
+
+def test_an_epoch_puts_tensorboards_events_into_the_bucket(faces, s3_bucket, tmp_path):
+    one = job(faces, f"{s3_bucket}/out")
+    with record_of(one, {}) as record, Tracker(tmp_path) as tracker:
+        (tmp_path / "crops.png").write_bytes(b"not now")
+        for epoch in (1, 2):
+            tracker.epoch({"epoch": float(epoch), "valid_score": 0.5})
+            note_epoch(one, record, Held(), epoch, tmp_path)
+            (events,) = (tmp_path / "tensorboard").iterdir()
+            there = storage.read_bytes(f"{one.output}/tensorboard/{events.name}")
+            assert there == events.read_bytes()
+    assert not storage.exists(f"{one.output}/crops.png")
 
 
 @pytest.mark.parametrize("wrong", ["nothing", "storage", "lease"])

@@ -1,6 +1,7 @@
 """What a search is asked to do, checked before any work, and what it tells; nothing is trained."""
 
 import dataclasses
+import json
 import shlex
 import tomllib
 
@@ -16,15 +17,17 @@ from fattr.commands.tune import (
     build_plans,
     check_flags,
     finish,
+    record_of,
     request_of,
     train_command,
     trial_config,
 )
 from fattr.config import TrainConfig, TuneConfig
 from fattr.datasets.split import DatasetSplit
-from fattr.errors import RunError, UsageError
+from fattr.errors import RunError, StorageError, UsageError
 from fattr.presets import train_preset
 from fattr.records import Sample
+from fattr.tuning.preset_file import resolved
 from fattr.tuning.space import Choice, IntRange, LogUniform, draw
 from fattr.tuning.trials import State, Trial, checkpoints_of, write_trial
 
@@ -182,7 +185,7 @@ def test_the_command_of_the_best_trial_is_its_training():
     assert one.output == "/runs/it's/best"
 
 
-def test_the_best_settings_are_the_whole_training():
+def test_the_best_settings_are_the_whole_training(tmp_path):
     best = Trial(
         number=0,
         settings={"learning_rate": 0.1},
@@ -195,12 +198,18 @@ def test_the_best_settings_are_the_whole_training():
     assert first == "# trial 000 of 9: valid_score 0.7500 at epoch 2"
     trained = _parse(TrainConfig, "train", shlex.split(command)[3:])
     assert trained.output == "s3://b/runs/best"
-    assert tomllib.loads(text) == {
-        "preset": "tiny",
-        "learning_rate": 0.1,
-        "dropout": 0.3,
-        "seed": 4,
-    }
+    assert trained.seed == 4  # which is no part of a preset
+    assert tomllib.loads(text) == {"preset": "tiny", "learning_rate": 0.1, "dropout": 0.3}
+    (tmp_path / "best.toml").write_text(text)
+    again = dataclasses.replace(trained, preset=str(tmp_path / "best.toml"))
+    assert resolved(again) == trained
+    bare = TrainConfig(preset=again.preset, data=trained.data, output=trained.output, seed=4)
+    assert resolved(bare) == trained
+
+
+def finish_of(job, *, is_lost=False):
+    with record_of(job) as record:
+        return finish(job, Held(is_lost=is_lost), record)
 
 
 class Held:
@@ -241,7 +250,7 @@ FINISHED = Trial(
 
 
 def test_a_search_of_which_nothing_could_be_trained_ends_as_such(tmp_path, caplog):
-    assert finish(job_of(tmp_path, FAILED, FAILED), Held()) == 1
+    assert finish_of(job_of(tmp_path, FAILED, FAILED)) == 1
     assert "no trial could be trained (the loss became NaN): choose another --space" in caplog.text
     assert (tmp_path / "trials.parquet").exists()
     assert not (tmp_path / "best.toml").exists()
@@ -252,7 +261,7 @@ def test_at_the_end_the_best_is_written_and_no_checkpoint_is_left(tmp_path):
     left = storage.local_path(checkpoints_of(job.output, 1)) / "epoch-00001" / "state.json"
     left.parent.mkdir(parents=True)
     left.write_text("{}")  # a kill came between the record and this
-    assert finish(job, Held()) == 0
+    assert finish_of(job) == 0
     assert (tmp_path / "best.toml").read_text().startswith("# trial 001 of 2: valid_score 0.4000")
     assert sorted(p.name for p in tmp_path.glob("trials/*/*")) == ["trial.json"] * 2
 
@@ -260,13 +269,42 @@ def test_at_the_end_the_best_is_written_and_no_checkpoint_is_left(tmp_path):
 def test_nothing_is_written_once_the_lease_is_lost(tmp_path):
     job = job_of(tmp_path, Trial(number=0, settings={}))
     (waiting,) = job.trials()
-    progress = Progress(job, Held(is_lost=True))
+    with record_of(job) as record:
+        progress = Progress(job, Held(is_lost=True), record)
+        with pytest.raises(RunError, match="the lease was lost"):
+            progress(waiting.with_epoch({"epoch": 1.0, "valid_score": 0.5}))
     with pytest.raises(RunError, match="the lease was lost"):
-        progress(waiting.with_epoch({"epoch": 1.0, "valid_score": 0.5}))
-    with pytest.raises(RunError, match="the lease was lost"):
-        finish(job, Held(is_lost=True))
+        finish_of(job, is_lost=True)
     assert job.trials() == [waiting]
-    assert [path.name for path in tmp_path.iterdir()] == ["trials"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run.json", "trials"]
+
+
+def said_of(job):
+    return json.loads(storage.read_bytes(storage.join(job.output, "run.json")))
+
+
+def test_run_json_tells_the_search_and_how_it_ended(tmp_path):
+    job = job_of(tmp_path, FAILED, Trial(number=0, settings={}))
+    job = dataclasses.replace(job, request={"preset": "tiny"})
+    _, waiting = job.trials()
+    problem = r"^s3://b/t: unavailable: 503; what is done is kept: mend"
+    with pytest.raises(RunError, match=problem), record_of(job):
+        raise StorageError("unavailable", "s3://b/t", "503")
+    first = said_of(job)
+    assert (first["job"], first["exit_code"], first["settings"]) == ("tune", 3, {"preset": "tiny"})
+    assert first["error"].startswith("s3://b/t: unavailable")
+    assert {"ray", "torch", "python"} <= set(first["versions"])
+    with record_of(job) as record:
+        progress = Progress(job, Held(), record)
+        over = waiting.with_epoch({"epoch": 1.0, "valid_score": 0.5}).ended(State.FINISHED)
+        progress(over)
+        assert finish(job, Held(), record) == 0
+    again = said_of(job)
+    assert again["run_id"] == first["run_id"]
+    assert (again["exit_code"], again["error"], again["trials_over"]) == (0, None, 2)
+    events = [event["event"] for event in again["timeline"]["events"]]
+    assert events == ["began", "failed", "continued", "trial", "finished"]
+    assert [num for _, num in again["timeline"]["throughput"]] == [2]
 
 
 def test_a_wrong_space_is_one_line_and_writes_nothing(tmp_path, capsys):

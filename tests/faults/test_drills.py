@@ -10,6 +10,7 @@ from benchmarks.faults import (
     faulty_s3,
     kills,
     train_disk_full,
+    train_elastic,
     train_kills,
     two_runs,
 )
@@ -24,6 +25,13 @@ def assert_good(verdict: Verdict) -> None:
     assert verdict.is_good, verdict.line
 
 
+def test_steps_that_were_done_again_are_counted():
+    said = ["7 0 0", "7 0 16", "7 1 0", "8 0 16", "8 1 0", "8 1 16", "9 1 16", "9 2 0"]
+    groups = train_elastic.steps_of_groups(said)
+    assert groups[2] == [(1, 16), (2, 0)]
+    assert train_elastic.redone(groups) == [2, 1]
+
+
 @pytest.mark.ray
 @pytest.mark.full
 def test_killed_drivers_actors_and_nodes_lose_nothing(tmp_path):
@@ -35,6 +43,19 @@ def test_killed_drivers_actors_and_nodes_lose_nothing(tmp_path):
 def test_killed_drivers_workers_and_nodes_change_no_bit_of_a_training(tmp_path):
     settings = train_kills.Settings(steps=100, faces=200, backbone="tiny", kills=3, spread_s=15)
     assert_good(train_kills.drill(settings, tmp_path))
+
+
+@pytest.mark.ray
+@pytest.mark.drills
+def test_twenty_kills_change_no_bit_of_a_training(tmp_path):
+    settings = train_kills.Settings(steps=300, kills=20, spread_s=20)
+    assert_good(train_kills.drill(settings, tmp_path))
+
+
+@pytest.mark.ray
+@pytest.mark.drills
+def test_a_lost_worker_costs_the_steps_since_the_newest_checkpoint(tmp_path):
+    assert_good(train_elastic.drill(train_elastic.Settings(), tmp_path))
 
 
 @pytest.mark.ray

@@ -141,6 +141,14 @@ def test_the_share_and_the_order_follow_the_seed():
     assert all(one.counts[str(fault)] > 25 for fault in Fault)
 
 
+def test_all_connections_share_one_line():
+    """Of 10 bytes a second: what comes at once waits for one another, and an idle line for none."""
+    proxy = Proxy("", Plan(bytes_per_s=10))
+    assert [proxy.delay(20, 100.0), proxy.delay(10, 100.0), proxy.delay(10, 102.5)] == [2, 3, 1.5]
+    assert proxy.delay(10, 200.0) == 1
+    assert Proxy("", Plan()).delay(10**9, 0.0) == 0
+
+
 def test_an_access_key_is_found_in_a_signature():
     header = "AWS4-HMAC-SHA256 Credential=KEY/20261123/us-east-1/s3/aws4_request, SignedHeaders=x"
     assert access_key(header) == "KEY"

@@ -68,7 +68,7 @@ def test_two_workers_share_their_batch_statistics(group, plan, num_samples):
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
-@pytest.mark.parametrize("precision", ["fp32", "auto"])
+@pytest.mark.parametrize("precision", ["fp32", "auto", "fp16"])
 def test_a_stopped_run_continues_to_the_same_bits(group, plan, tmp_path, world_size, precision):
     recipe = dataclasses.replace(plan.recipe, precision=precision)
     plan = dataclasses.replace(plan, backbone="mobilenet_v3_small", recipe=recipe)
@@ -81,3 +81,25 @@ def test_a_stopped_run_continues_to_the_same_bits(group, plan, tmp_path, world_s
     assert distance(stopped.best_weights, straight.best_weights) == 0
     losses = [[row["train_loss"] for row in s.history] for s in (straight, stopped)]
     assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"compile": True}, id="compiled"),
+        pytest.param({"precision": "fp16"}, id="fp16"),
+        pytest.param({"precision": "bf16"}, id="bf16"),
+        pytest.param({"compile": True, "precision": "fp16", "channels_last": True}, id="all"),
+    ],
+)
+@pytest.mark.filterwarnings("default")  # of torch's compiler
+def test_what_makes_it_faster_does_not_change_what_is_learnt(group, plan, tmp_path, changes):
+    plan = dataclasses.replace(plan, recipe=dataclasses.replace(plan.recipe, deterministic=False))
+    faster = dataclasses.replace(plan, recipe=dataclasses.replace(plan.recipe, **changes))
+    one, other = (
+        group.run(1, trained, its, noise(80), noise(24), tmp_path / name, (), "cuda")[0]
+        for name, its in (("plain", plan), ("faster", faster))
+    )
+    losses = [[row["train_loss"] for row in state.history] for state in (one, other)]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=0.05)
+    assert one.history[-1]["epoch"] == other.history[-1]["epoch"] == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -14,8 +15,11 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 import ray
+from ray._private import services
 
 from fattr import tables
+from fattr.errors import UsageError
+from fattr.on_ray.session import ray_session
 
 TIMEOUT_S = 120
 
@@ -152,3 +156,64 @@ def test_a_later_cluster_does_not_make_our_actors_seem_dead(ray_cluster):
     asking = ray.remote(_Self).options(num_cpus=0).remote()
     with other_cluster():
         assert not ray.get(asking.seems_dead.remote(), timeout=TIMEOUT_S)
+
+
+@pytest.fixture
+def no_session(monkeypatch):
+    """As before any test that has one; the environment is put back."""
+    for name in list(os.environ):
+        if name.startswith("RAY_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    return monkeypatch
+
+
+def free_port() -> int:
+    """At which nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+def refused(address: str) -> str:
+    with pytest.raises(UsageError) as caught, ray_session():
+        pytest.fail("a session began")
+    said = str(caught.value)
+    assert said.startswith(f"RAY_ADDRESS={address}: ")
+    assert said.endswith(
+        "; HOST:PORT of a running cluster's head expected, or auto on one of its nodes; unset it to"
+        " work on this machine alone"
+    )
+    return said.removeprefix(f"RAY_ADDRESS={address}: ").partition(";")[0]
+
+
+def test_an_address_where_no_cluster_is_is_refused_at_once(no_session):
+    """Ray itself tries for minutes, and then raises."""
+    addresses = {
+        f"127.0.0.1:{free_port()}": "Connection refused",
+        "nowhere": "Invalid address format: nowhere",
+        "no-such-host.invalid:6379": None,  # each resolver has its own words
+        "http://127.0.0.1:8265": "Invalid Ray address: 'http://127.0.0.1:8265'",
+    }
+    for address, reason in addresses.items():
+        no_session.setenv("RAY_ADDRESS", address)
+        assert refused(address) == reason or reason is None
+
+
+def test_auto_where_no_cluster_runs_is_refused(no_session):
+    no_session.setattr(services, "find_gcs_addresses", set)
+    no_session.setattr(services, "find_bootstrap_address", lambda temp_dir: None)
+    no_session.setenv("RAY_ADDRESS", "auto")
+    assert refused("auto") == "Could not find any running Ray instance"
+
+
+def test_a_cluster_of_another_version_is_refused(no_session):
+    def other(**_):
+        raise RuntimeError("Version mismatch: The cluster was started with:\n    Ray: 2.1.0\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"localhost:{server.getsockname()[1]}"
+        no_session.setattr(services, "canonicalize_bootstrap_address", str)
+        no_session.setattr(ray, "init", other)
+        no_session.setenv("RAY_ADDRESS", address)
+        said = refused(address)
+    assert said == "Version mismatch: The cluster was started with: Ray: 2.1.0"

@@ -59,10 +59,10 @@ class Driver:
         self.said += self.process.communicate(timeout=TIMEOUT_S)[0].splitlines()
         return self.said
 
-    def workers(self) -> list[int]:
-        """The processes of its own session of Ray that train."""
+    def workers(self, name: str = "RayTrainWorker") -> list[int]:
+        """The processes of its own session of Ray that train, or do something else."""
         found = subprocess.run(
-            ["pgrep", "-f", "-s", str(self.process.pid), "ray::.*RayTrainWorker"],
+            ["pgrep", "-f", "-s", str(self.process.pid), f"ray::.*{name}"],
             capture_output=True,
             text=True,
             check=False,
@@ -152,6 +152,29 @@ def test_a_killed_driver_is_gone_on_with_from_the_checkpoint_before_a_damaged_on
     assert training.differences(training.last_state(uri), pair) == []
 
 
+@pytest.mark.full
+def test_a_killed_controller_ends_the_run_with_one_line(tmp_path):
+    with driver(str(tmp_path / "checkpoints"), workers=[1, 1], epochs=99) as failing:
+        failing.wait_for("epoch 1")
+        (controller,) = failing.workers("TrainController")
+        os.kill(controller, signal.SIGKILL)
+        said = failing.end()
+    assert failing.process.returncode == 3
+    assert said[-1].startswith("RunError: training failed: The actor")
+    assert said[-1].endswith("; what is done is kept: run the same command again")
+
+
+@pytest.mark.full
+def test_a_driver_that_cannot_go_on_ends_the_run(tmp_path):
+    """And not only when all epochs are done."""
+    asked = {"workers": [1, 1], "epochs": 99, "refused": 1}
+    with driver(str(tmp_path / "checkpoints"), **asked) as failing:
+        said = failing.end()
+    assert failing.process.returncode == 3
+    assert said[-2:] == ["epoch 1", "RunError: the lease was lost"]
+    assert training.last_state(str(tmp_path / "checkpoints")).epoch < 99
+
+
 @pytest.mark.drills
 def test_a_killed_driver_is_gone_on_with_in_a_bucket(local, s3_bucket):
     uri = f"{s3_bucket}/model/checkpoints"
@@ -198,13 +221,13 @@ def test_a_checkpoint_that_can_never_be_stored_ends_the_run(tmp_path):
 
 @pytest.mark.drills
 def test_checkpoints_that_come_faster_than_they_are_stored_are_left_out(tmp_path):
-    """But for two on their way, and the one after the epoch."""
+    """But for one on its way, and the one after the epoch."""
     uri = str(tmp_path / "checkpoints")
     with driver(uri, what="report", count=12, num_workers=2) as reporting:
         said = reporting.end()
     assert said[-1] == "done", said
     assert training.store_of(uri).names() == [
-        f"epoch-00000-position-{position:010}" for position in (12, 1, 0)
+        f"epoch-00000-position-{position:010}" for position in (12, 0)
     ]
 
 

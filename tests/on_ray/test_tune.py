@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 import signal
 import threading
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import ray.cloudpickle
 import torch
+from ray.core.generated.common_pb2 import ActorDiedErrorContext
+from ray.exceptions import (
+    ActorDiedError,
+    ActorUnavailableError,
+    OutOfMemoryError,
+    RayError,
+    RayTaskError,
+    RpcError,
+)
+from ray.tune import TuneError
 
 from fattr.attributes import PERCEIVED_GENDER_PRESENTATION, attribute
 from fattr.errors import RunError, StorageError
@@ -276,6 +289,95 @@ def test_a_search_with_nothing_missing_starts_nothing(crops, tmp_path):
     over = [trial.ended(State.FAILED, "NaN") for trial in fresh(RATES[:2])]
     search = search_of(tmp_path.as_uri(), [PLAN, PLAN])
     assert search_on_ray(search, over, *crops, lambda trial: None) == over
+
+
+def wrapped(error, inside):
+    """An error as Ray's actor manager, or Tune's controller, raises it."""
+    try:
+        try:
+            raise inside
+        except RayError as err:
+            raise error from (err if isinstance(error, RuntimeError) else None)
+    except (RuntimeError, TuneError) as err:
+        return err
+
+
+AGAIN = "; what is done is kept: run the same command again"
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (RpcError("the head is\nnot there"), "the Ray engine failed: not there"),
+        (
+            wrapped(RuntimeError("Caught unexpected exception"), OutOfMemoryError("killed")),
+            "the Ray engine failed: killed",
+        ),
+        (wrapped(TuneError("a traceback"), RpcError("lost")), "the Ray engine failed: lost"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "/tmp/fattr-tune-1/error.pkl"),
+            "cannot write in /scratch: No space left on device",
+        ),
+    ],
+)
+def test_what_ray_or_its_files_fail_with_is_one_line(error, said, crops, tmp_path, monkeypatch):
+    def fit():
+        raise error
+
+    monkeypatch.setattr(tune, "_tuner", lambda *_: SimpleNamespace(fit=fit))
+    monkeypatch.setattr(tune.ray.tune, "with_parameters", lambda *_, **__: None)
+    monkeypatch.setattr(tune.tempfile, "gettempdir", lambda: "/scratch")
+    monkeypatch.setattr(tune.tempfile, "TemporaryDirectory", lambda **_: nullcontext(tmp_path))
+    search = search_of(tmp_path.as_uri(), [PLAN])
+    with pytest.raises(RunError) as caught:
+        search_on_ray(search, fresh(RATES[:1]), *crops, lambda trial: None)
+    assert str(caught.value) == said + AGAIN
+
+
+@pytest.mark.parametrize("bug", [TuneError("a bug"), RuntimeError("a bug")])
+def test_a_bug_is_told_as_such(bug):
+    recorder = tune._Recorder({}, [], print)
+    with pytest.raises(type(bug), match="a bug"), tune._ending(recorder):
+        raise bug
+
+
+def died(words):
+    """As Ray makes it from what its head says of an actor."""
+    said = ActorDiedErrorContext(actor_id=bytes(16), error_message=words)
+    return ActorDiedError(cause=said)
+
+
+NODE_DIED = "The actor died because its node has died. Node Id: 1\nit was terminated"
+WORKER_DIED = "The actor is dead because its worker process has died. Worker exit type: SYSTEM"
+CRASH = "its process died, the last of 4 failures: out of memory, or a crash"
+
+
+@pytest.mark.parametrize(
+    ("earlier", "last", "state", "hindrances"),
+    [
+        ([], died(NODE_DIED), State.WAITING, {"it was terminated"}),
+        ([], ActorUnavailableError("no answer", None), State.WAITING, None),
+        ([], died(WORKER_DIED), State.FAILED, set()),
+        ([died(WORKER_DIED)], died(WORKER_DIED), State.FAILED, set()),
+        ([died(NODE_DIED)], died(WORKER_DIED), State.WAITING, {"it was terminated"}),
+        ([], RayTaskError("f", "ValueError: a bug", ValueError("a bug")), State.FAILED, set()),
+    ],
+)
+def test_a_node_that_dies_is_no_fault_of_a_trial(tmp_path, earlier, last, state, hindrances):
+    (waiting,) = fresh([1e-2])
+    recorder = tune._Recorder({0: PLAN}, [waiting], lambda trial: None)
+    path = tmp_path / "error.pkl"  # as Tune leaves it
+    trial = SimpleNamespace(config={"number": 0}, pickled_error_file=str(path))
+    for error in earlier:
+        path.write_bytes(ray.cloudpickle.dumps(error))
+        recorder.on_trial_recover(0, [], trial)
+    path.write_bytes(ray.cloudpickle.dumps(last))
+    recorder.on_trial_error(0, [], trial)
+    assert recorder.trials[0].state == state
+    if hindrances is not None:
+        assert recorder.hindrances == hindrances
+    if isinstance(last, ActorDiedError) and state == State.FAILED:
+        assert recorder.trials[0].reason == CRASH
 
 
 @pytest.mark.drills

@@ -26,6 +26,22 @@ def test_epochs_are_scalars_at_their_step(tmp_path):
     assert [(e.step, e.value) for e in seen] == [(1, 0.5), (2, 0.75)]
 
 
+def test_a_run_that_is_told_again_is_seen_once(tmp_path):
+    """A run was killed and gone on with from an earlier epoch; its end adds to what there is."""
+    for scores in ((0.1, 0.2, 0.3), (0.1, 0.25)):
+        with Tracker(tmp_path, is_whole=True) as tracker:
+            tracker.crops(np.zeros((1, 1, 4, 4, 3), np.uint8))
+            for epoch, score in enumerate(scores, 1):
+                tracker.epoch({"epoch": float(epoch), "valid_score": score})
+    with Tracker(tmp_path) as tracker:
+        tracker.epoch({"epoch": 3.0, "valid_score": 0.5})
+    assert len(list((tmp_path / FOLDER).iterdir())) == 3
+    read = events(tmp_path)
+    seen = [(e.step, e.value) for e in read.Scalars("valid_score")]
+    assert seen == [(1, pytest.approx(0.1)), (2, 0.25), (3, 0.5)]
+    assert len(read.Images("crops/0")) == 1
+
+
 def test_crops_are_images(tmp_path):
     crops = np.random.default_rng(0).integers(0, 256, (2, 3, 8, 6, 3)).astype(np.uint8)
     with Tracker(tmp_path) as tracker:

@@ -11,7 +11,7 @@ from fattr import storage
 from fattr.errors import UsageError
 from fattr.tuning.results import best_of, ranked, results_parquet, results_table
 from fattr.tuning.space_file import searchable
-from fattr.tuning.trials import State, Trial, begin_search, read_trial, write_trial
+from fattr.tuning.trials import State, Trial, begin_search, check_search, read_trial, write_trial
 
 
 def row(epoch, score, loss=1.0):
@@ -83,6 +83,14 @@ def test_another_search_is_refused_and_says_what_differs(output):
     assert "space dropout was None, is {'choice': [0.0, 0.1]}" in str(caught.value)
     assert "data" not in str(caught.value)
     assert json.loads(storage.read_bytes(storage.join(output, "search.json")))["preset"] == "tiny"
+
+
+def test_other_images_make_another_search_once_they_are_known(output):
+    request = {"preset": "tiny"}
+    begin_search(output, request | {"used": [["drawn", "train", 3, "ab"]]})
+    assert check_search(output, request)
+    with pytest.raises(UsageError, match=r"\(used was .*'ab'.*, is .*'cd'"):
+        begin_search(output, request | {"used": [["drawn", "train", 3, "cd"]]})
 
 
 def test_the_best_epoch_of_all_trials_wins():

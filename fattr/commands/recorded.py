@@ -1,0 +1,94 @@
+"""``run.json`` of a training or a search: what it is, with which versions, and how it ended."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from fattr import storage
+from fattr.build import settings_id
+from fattr.errors import FattrError, RunError, StorageError, UsageError
+from fattr.records import Status
+from fattr.runs.record import RunRecord, new_run_id, versions
+
+log = logging.getLogger(__name__)
+
+RUN = "run.json"
+EXIT_USAGE, EXIT_UNFINISHED = 2, 3
+
+
+def read_record(output: str) -> dict[str, Any]:
+    """What ``run.json`` of an output says; empty where there is none.
+
+    Raises:
+        UsageError: it is damaged.
+        StorageError: it cannot be read.
+    """
+    try:
+        return dict(json.loads(storage.read_bytes(storage.join(output, RUN))))
+    except ValueError:
+        raise UsageError(f"{output}/{RUN} is damaged: choose another --output") from None
+    except StorageError as error:
+        if error.status != Status.MISSING or "NoSuchBucket" in error.reason:
+            raise
+    return {}
+
+
+@contextmanager
+def recorded(
+    output: str,
+    said: Mapping[str, Any],
+    *,
+    job: str,
+    settings: Mapping[str, Any],
+    **more: Any,  # noqa: ANN401 -- JSON
+) -> Iterator[RunRecord]:
+    """``run.json`` of a run that begins, or goes on; a failure is put down in it.
+
+    Args:
+        output: Its URI.
+        said: What ``run.json`` says, where the run goes on.
+        job: What it is a run of.
+        settings: What makes two runs the same.
+        more: What else is said of it from now on.
+
+    Raises:
+        RunError: the block failed; what is done is kept.
+    """
+    started = datetime.now(UTC)
+    new = {
+        "run_id": new_run_id(started),
+        "job": job,
+        "started": started.isoformat(),
+        "settings_id": settings_id(settings),
+        "settings": dict(settings),
+    }
+    content = (dict(said) or new) | {"versions": versions(), "exit_code": None} | more
+    record = RunRecord(storage.join(output, RUN), content)
+    record.note("continued" if said else "began", error=None)
+    try:
+        yield record
+    except (FattrError, OSError) as error:
+        problem = problem_of(output, error)
+        code = EXIT_USAGE if isinstance(error, UsageError) else EXIT_UNFINISHED
+        try:
+            record.note("failed", exit_code=code, error=problem)
+        except FattrError as unsaid:  # as when the disk is full: what made the run fail matters
+            log.warning("run.json could not be written: %s", unsaid)
+        if isinstance(error, UsageError):
+            raise
+        raise RunError(problem) from error
+
+
+def problem_of(output: str, error: FattrError | OSError) -> str:
+    """What went wrong and what to do, on one line."""
+    if isinstance(error, RunError | UsageError):
+        return str(error)
+    said = str(error)
+    if isinstance(error, OSError):
+        said = f"cannot write {output}: {storage.words_of(error)}"
+    return f"{said}; what is done is kept: mend that and run the same command again"
