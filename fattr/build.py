@@ -152,10 +152,14 @@ def plan_annotate(config: AnnotateConfig, *, uri_key_id: str | None = None) -> A
     return AnnotatePlan(config, source, choose_models(config), device, uri_key_id)
 
 
+def images_per_detection(plan: AnnotatePlan) -> int:
+    """How many images the detector looks at together: as asked, else as suits the device."""
+    return plan.config.batch_size or (1 if plan.device == "cpu" else GPU_BATCH_SIZE)
+
+
 def build_annotate(plan: AnnotatePlan, *, num_threads: int = 1) -> Annotate:
     """The stage that turns fetched rows into labelled ones, with its networks loaded."""
-    config, device = plan.config, plan.device
-    batch_size = config.batch_size or (1 if device == "cpu" else GPU_BATCH_SIZE)
+    config, device, batch_size = plan.config, plan.device, images_per_detection(plan)
     detector = build_detector(
         plan.source, config, device=device, batch_size=batch_size, num_threads=num_threads
     )

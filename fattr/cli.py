@@ -6,8 +6,9 @@ import contextlib
 import io
 import logging
 import re
+import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 import tyro
@@ -31,6 +32,7 @@ from fattr.errors import FattrError, UsageError
 log = logging.getLogger(__name__)
 
 EXIT_USAGE, EXIT_UNFINISHED = 2, 3
+EXIT_SIGNAL = 128  # and the number of the signal: 130 for Ctrl-C, 143 for SIGTERM
 
 Config = TypeVar("Config")
 
@@ -180,12 +182,34 @@ JOBS: dict[str, Callable[[Sequence[str]], int]] = {
 }
 
 
+@contextlib.contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """SIGTERM leaves the block by an exit, as by Ray's handler, which may take this one's place."""
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _stopped(job: str, number: int) -> int:
+    print(f"fattr {job}: stopped; the same command goes on", file=sys.stderr)
+    return EXIT_SIGNAL + number
+
+
 def run_job(job: str, argv: Sequence[str]) -> int:
     """Exit code of a job run with these flags; one line to standard error where it fails."""
     logging.basicConfig(format="%(message)s", stream=sys.stderr, force=True)
     logging.getLogger("fattr").setLevel(logging.INFO)  # of others, warnings are enough
     try:
-        return JOBS[job](argv)
+        with _ended_by_sigterm():
+            return JOBS[job](argv)
+    except KeyboardInterrupt:
+        return _stopped(job, signal.SIGINT)
+    except SystemExit as end:
+        if end.code != signal.SIGTERM:
+            raise
+        return _stopped(job, signal.SIGTERM)
     except UsageError as err:
         print(f"fattr {job}: {err}", file=sys.stderr)
         return EXIT_USAGE

@@ -157,8 +157,8 @@ def count_actors(resources: Resources, *, use_gpu: bool) -> int:
     return max(1, min(resources.usable_cpus, cpus) if resources.nodes == 1 else cpus)
 
 
-def describe(sizing: Sizing) -> list[str]:
-    """Lines for people: who does what."""
+def describe(sizing: Sizing, *, batch_size: int) -> list[str]:
+    """Lines for people: who does what, ``batch_size`` images being detected together."""
     most = "as the cluster grows" if sizing.max_actors is None else f"up to {sizing.max_actors}"
     each = f"{sizing.cpus_per_actor:g} logical CPUs"
     if sizing.gpus_per_actor:
@@ -169,8 +169,9 @@ def describe(sizing: Sizing) -> list[str]:
     if sizing.num_decoders:
         lines.append(f"{sizing.num_decoders} actors decode on CPUs for those on GPUs")
     lines.append(
-        f"blocks of {sizing.rows_per_block} images, {sizing.num_in_flight} requests in flight a"
-        f" fetch, a staged file every {sizing.rows_per_write} images"
+        f"blocks of {sizing.rows_per_block} images, batches of {batch_size} in the detector,"
+        f" {sizing.num_in_flight} requests in flight a fetch, a staged file every"
+        f" {sizing.rows_per_write} images"
     )
     return lines
 

@@ -35,7 +35,9 @@ Stage: TypeAlias = Callable[[pa.Table], pa.Table]
 Pulse: TypeAlias = Callable[[], None]
 
 MAX_FETCHED_BYTES = 64 << 20  # of known sizes, held at once by a fetch
-UNKNOWN_BYTES = 1 << 20  # what an image without a known size is taken for
+# What an image without a known size is taken for: more than most have, since so many of the largest
+# that are allowed may come together.
+UNKNOWN_BYTES = 8 << 20
 CROPS_PER_PULSE = 64
 ITEMS_AT_ONCE = 16
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import itertools
 import json
@@ -143,6 +144,7 @@ def test_a_night_without_news_looks_at_no_image(room, monkeypatch):
     ]
     first, second = room.infos()
     assert (first["num_images"], second["num_images"]) == (4, 0)
+    assert (first["engine"], second["engine"]) == ("local", "none")
     assert second["increment"]["num_unchanged"] == 4
     assert run("verify", room.output).code == 0
 
@@ -168,6 +170,59 @@ def test_limit_goes_on_where_the_night_before_ended(room):
         done.append(room.infos()[-1]["num_images"])
         assert done[-1] == expected
     assert len(room.statuses()) == 4
+
+
+@pytest.mark.parametrize("file", ["images/", "replaced.parquet"])
+def test_a_damaged_file_of_an_earlier_night_is_named_on_one_line(room, file):
+    assert room.annotate().code == 0
+    assert room.annotate("--all").code == 0
+    hurt = [u for u in room.files() if file in u and u.endswith(".parquet")][-1]
+    storage.write_bytes(hurt, storage.read_bytes(hurt)[:-9])
+    before = room.files()
+    ended = room.annotate()
+    assert ended.code == 3
+    assert "Traceback" not in ended.err
+    assert ended.err.splitlines()[-1].endswith(
+        "is damaged: see what fattr verify says, and repair it"
+    )
+    left = {name for name in room.files() if "lease" not in name}
+    assert left == {name for name in before if "lease" not in name}
+    assert run("verify", room.output).code == 1
+
+
+def test_no_room_to_compare_in_is_one_line(room, tmp_path, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "of a path")
+
+    monkeypatch.setattr("fattr.increment.spool.pq.ParquetWriter.write_table", full)
+    ended = room.annotate()
+    assert ended.code == 3
+    (line,) = [line for line in ended.err.splitlines() if line.startswith("fattr")]
+    assert "No space left on device; free disk space there, or set TMPDIR" in line
+    assert "Traceback" not in ended.err
+
+
+def test_a_store_that_fails_while_it_is_listed_is_one_line(room, monkeypatch):
+    """As Arrow says it, of a list of URIs in a bucket, or of an earlier night's rows."""
+
+    def expired(*_: object, **__: object) -> None:
+        raise OSError("When reading 'k' from https://u:p@host: AWS Error UNKNOWN (HTTP status 400)")
+        yield
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fattr.commands.work.read_source", expired)
+        ended = room.annotate()
+    assert ended.code == 3
+    assert ended.err.count("\n") == 1
+    assert room.annotate().code == 0
+    with monkeypatch.context() as patch:
+        patch.setattr("fattr.published.parts.pq.ParquetFile.iter_batches", expired)
+        again = room.annotate()
+    assert again.code == 3
+    for one in (ended, again):
+        assert "HTTP 400, as where the AWS credentials expired" in one.err.splitlines()[-1]
+        assert "Traceback" not in one.err
+        assert "u:p@host" not in one.err
 
 
 def test_globs_choose(room):
@@ -359,6 +414,28 @@ def test_each_run_is_audited_once(room):
     assert said["who"]
 
 
+def test_a_run_that_died_once_it_was_audited_and_is_ended_elsewhere_is_audited_once(
+    room, monkeypatch
+):
+    real = annotate_job.write_audit
+
+    def die(*arguments: object) -> None:
+        real(*arguments)
+        raise RunError("the lights went out")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(annotate_job, "write_audit", die)
+        patch.setattr(annotate_job, "who", lambda: {"user": "night", "host": "pod-1"})
+        assert room.annotate().code == 3
+    (written,) = [uri for uri in room.files() if "/_audit/" in uri]
+    said = storage.read_bytes(written)
+    monkeypatch.setattr(annotate_job, "who", lambda: {"user": "night", "host": "pod-2"})
+    assert room.annotate().code == 0
+    assert [uri for uri in room.files() if "/_audit/" in uri] == [written]
+    assert storage.read_bytes(written) == said
+    assert json.loads(said)["who"]["host"] == room.infos()[0]["who"]["host"] == "pod-1"
+
+
 def test_hashed_uris_leave_no_name_behind(room, tmp_path):
     key = tmp_path / "key"
     key.write_text("a secret of more than sixteen bytes\n")
@@ -423,6 +500,23 @@ def test_what_is_forgotten_is_gone_and_stays_away(room, tmp_path):
     assert room.annotate().code == 0
     assert room.infos()[-1]["num_images"] == 0
     assert "2-faces.jpg" not in room.statuses()
+
+
+def test_a_forgetting_that_was_killed_at_once_holds_for_the_runs_in_between(
+    room, tmp_path, monkeypatch
+):
+    assert room.annotate().code == 0
+    lists = {name: tmp_path / f"{name}.txt" for name in ("2-faces.jpg", "coffee.png")}
+    for name, listed in lists.items():
+        listed.write_text(storage.join(room.images, name))
+    with monkeypatch.context() as patch:
+        patch.setattr("fattr.published.forget._keep_ids", lambda *_: 1 / 0)
+        assert run("forget", room.output, "--uris", str(lists["2-faces.jpg"])).code == 3
+    assert room.annotate("--all").code == 0
+    assert run("forget", room.output, "--uris", str(lists["coffee.png"])).code == 0
+    assert room.statuses() == {"1-face.jpg": "ok", "notes.txt": "unreadable"}
+    assert room.faces() == {"1-face.jpg": 1}
+    assert run("verify", room.output).code == 0
 
 
 def test_a_lock_held_by_a_living_run_is_respected(room):

@@ -182,7 +182,8 @@ def test_actors_for_scoring(resources, use_gpu, count):
 
 def test_the_description_names_every_number_that_matters():
     sizing = sized(cluster(64, gpus=2, nodes=5, is_local=False), "mixed")
-    text = "\n".join(describe(sizing))
+    text = "\n".join(describe(sizing, batch_size=13))
     for name in ("preset", "initial_actors", "num_decoders", "rows_per_block", "num_in_flight"):
         assert str(asdict(sizing)[name]) in text, name
+    assert "batches of 13" in text
     assert "as the cluster grows" in text

@@ -194,12 +194,13 @@ def test_rows_are_fetched_in_runs_of_so_many_bytes():
     rng = np.random.default_rng(0)
     sizes = [None if rng.random() < 0.2 else int(size) for size in rng.integers(0, 3 << 20, 200)]
     rows = listed(*(f"s3://b/{n}" for n in range(200)), sizes=[*sizes[:-1], 100 << 20])
-    parts = list(by_bytes(rows, max_bytes=8 << 20))
+    parts = list(by_bytes(rows, max_bytes=20 << 20))
     assert pa.concat_tables(parts).equals(rows)
-    known = [part.column("size_bytes").fill_null(1 << 20).to_pylist() for part in parts]
-    assert all(sum(part) <= 8 << 20 or len(part) == 1 for part in known)
+    known = [part.column("size_bytes").fill_null(8 << 20).to_pylist() for part in parts]
+    assert all(sum(part) <= 20 << 20 or len(part) == 1 for part in known)
     for one, other in itertools.pairwise(known):
-        assert sum(one) + other[0] > 8 << 20  # as long as can be
+        assert sum(one) + other[0] > 20 << 20  # as long as can be
+    assert max(part.num_rows for part in by_bytes(listed(*map(str, range(99))))) == 8  # no sizes
     (nothing,) = by_bytes(rows.slice(0, 0))
     assert nothing.equals(rows.slice(0, 0))
 

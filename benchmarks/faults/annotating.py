@@ -8,7 +8,8 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
+
+from benchmarks.faults.rclone import s3_environment, s3_of_folder
+from benchmarks.faults.s3_proxy import Plan, fault_proxy
 
 ROOT = Path(__file__).parents[2]
 DETECT_SIZE = 320
@@ -130,6 +134,44 @@ def verify(output: str, log: Path, environment: Mapping[str, str] | None = None)
     """``fattr verify OUTPUT``."""
     program = "import sys; from fattr.cli import main; sys.exit(main())"
     return run([sys.executable, "-c", program, "verify", output], log, environment)
+
+
+# Places
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where the images and tables of a drill lie, by name: folders, or prefixes of buckets."""
+
+    root: Path
+    environment: Mapping[str, str]  # of whoever works there
+    is_s3: bool
+
+    def uri(self, name: str) -> str:
+        """As a run is told it."""
+        return f"s3://{name}" if self.is_s3 else str(self.path(name))
+
+    def path(self, name: str) -> Path:
+        """Where a drill itself looks: the buckets are folders, too."""
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+
+@contextmanager
+def places(folder: Path, *, in_s3: bool) -> Iterator[Places]:
+    """Folders below ``folder``; or the buckets ``photos``, ``tables`` and ``calm`` of a server.
+
+    That server is real, and a proxy without faults gives it the conditional writes that it lacks.
+    """
+    if not in_s3:
+        yield Places(folder, os.environ, is_s3=False)
+        return
+    buckets = folder / "buckets"
+    for name in ("photos", "tables", "calm"):
+        (buckets / name).mkdir(parents=True, exist_ok=True)
+    with s3_of_folder(buckets) as url, fault_proxy(url, Plan()) as proxy:
+        yield Places(buckets, s3_environment(proxy.url), is_s3=True)
 
 
 # Tables

@@ -1,6 +1,7 @@
 """A run whose driver, actors and nodes are killed at random moments.
 
     python -m benchmarks.faults.kills --images 2000 --kills 20
+    python -m benchmarks.faults.kills --images 2000 --kills 20 --s3   # in buckets of a real server
 
 The driver is killed with SIGKILL and begun again with the same command, as an operations team
 would, and so is one that gives up with 3 over a killed actor or a killed node (its raylet; another
@@ -20,12 +21,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import tyro
 
 from benchmarks.faults import annotating
-from benchmarks.faults.annotating import Ended, Process, unless
+from benchmarks.faults.annotating import Ended, Places, Process, places, unless
 from benchmarks.faults.pictures import write_photographs
 from benchmarks.faults.ray_nodes import NUM_WORKER_NODES, Nodes, ray_nodes, wait_for_actors
 from benchmarks.faults.verdict import Verdict, conclude, room
@@ -56,6 +58,8 @@ class Settings:
     """A kill comes 0 to this many seconds after the one before, or after the driver's start."""
     patience_s: float = 900.0
     """How long a rerun waits for the lease of a killed driver."""
+    s3: bool = False
+    """Images and tables lie in buckets of a real local S3 server."""
     seed: int = 0
     report: str = ""
     """File for the verdict as JSON."""
@@ -104,24 +108,34 @@ class Killer:
 def drill(settings: Settings, folder: Path) -> Verdict:
     """Run it in ``folder``."""
     verdict = Verdict("kills")
-    photos, output, calm = folder / "photos", folder / "tables", folder / "calm"
-    write_photographs(photos, settings.images, settings.seed)
-    with ray_nodes() as nodes:
+    with places(folder, in_s3=settings.s3) as place:
+        write_photographs(place.path("photos"), settings.images, settings.seed)
+        _kill(verdict, settings, folder, place)
+        said = annotating.verify(
+            place.uri("tables/night"), folder / "verify.log", place.environment
+        )
+        verdict.check("fattr verify is content", *unless(0, said))
+        tables = [place.path(name) for name in ("tables/night", "calm/night")]
+    verdict.check("tables equal a calm run's", *annotating.differences(*tables))
+    verdict.figures["images"] = settings.images
+    return verdict
+
+
+def _kill(verdict: Verdict, settings: Settings, folder: Path, place: Places) -> None:
+    """A calm run and one with all kills, on nodes whose workers know the storage as well."""
+    calm, argv = (
+        annotating.command(place.uri("photos"), place.uri(f"{name}/night"))
+        for name in ("calm", "tables")
+    )
+    with patch.dict(os.environ, place.environment), ray_nodes() as nodes:
         environment = os.environ | {"RAY_ADDRESS": nodes.address}
-        argv = annotating.command(str(photos), str(calm))
-        ended = annotating.run(argv, folder / "calm.log", environment)
+        ended = annotating.run(calm, folder / "calm.log", environment)
         verdict.check("a calm run ends with 0", *unless(0, ended))
         verdict.figures["seconds_calm"] = round(ended.seconds, 1)
         rng = np.random.default_rng(settings.seed)
         killer = Killer(nodes, rng, planned_kills(settings.kills, rng), settings.spread_s)
-        argv = annotating.command(str(photos), str(output))
         runs = list(_runs(killer, argv, environment, settings, folder))
     judge(verdict, killer, runs)
-    said = annotating.verify(str(output), folder / "verify.log")
-    verdict.check("fattr verify is content", *unless(0, said))
-    verdict.check("tables equal a calm run's", *annotating.differences(output, calm))
-    verdict.figures["images"] = settings.images
-    return verdict
 
 
 def planned_kills(count: int, rng: np.random.Generator) -> list[Victim]:

@@ -1,6 +1,7 @@
 """Two runs begun at once on one output: one is refused, the other completes.
 
     python -m benchmarks.faults.two_runs --images 200
+    python -m benchmarks.faults.two_runs --images 200 --s3          # in buckets of a real server
 
 The one refused must end with 2, write nothing, and name the owner and the expiry of the lease.
 """
@@ -15,7 +16,7 @@ from pathlib import Path
 import tyro
 
 from benchmarks.faults import annotating
-from benchmarks.faults.annotating import unless
+from benchmarks.faults.annotating import Places, places, unless
 from benchmarks.faults.pictures import write_photographs
 from benchmarks.faults.verdict import Verdict, conclude, room
 
@@ -31,6 +32,8 @@ class Settings:
     rounds: int = 3
     """How often two runs meet, each time on an output of their own."""
     engine: str = "ray"
+    s3: bool = False
+    """Images and tables lie in buckets of a real local S3 server."""
     seed: int = 0
     report: str = ""
     """File for the verdict as JSON."""
@@ -41,29 +44,33 @@ class Settings:
 def drill(settings: Settings, folder: Path) -> Verdict:
     """Run it in ``folder``."""
     verdict = Verdict("two_runs")
-    photos = folder / "photos"
-    write_photographs(photos, settings.images, settings.seed)
-    calm = annotating.command(str(photos), str(folder / "calm"), engine=settings.engine)
-    ended = annotating.run(calm, folder / "calm.log")
-    verdict.check("a calm run ends with 0", *unless(0, ended))
-    for number in range(settings.rounds):
-        _meet(verdict, settings, folder, number)
+    with places(folder, in_s3=settings.s3) as place:
+        write_photographs(place.path("photos"), settings.images, settings.seed)
+        argv = _command(settings, place, "calm/night")
+        ended = annotating.run(argv, folder / "calm.log", place.environment)
+        verdict.check("a calm run ends with 0", *unless(0, ended))
+        for number in range(settings.rounds):
+            _meet(verdict, settings, folder, place, number)
     verdict.figures |= {"images": settings.images, "rounds": settings.rounds}
     return verdict
 
 
-def _meet(verdict: Verdict, settings: Settings, folder: Path, number: int) -> None:
-    output = folder / f"tables-{number}"
-    argv = annotating.command(str(folder / "photos"), str(output), engine=settings.engine)
-    both = [annotating.start(argv, folder / f"run-{number}-{one}.log") for one in "ab"]
+def _command(settings: Settings, place: Places, output: str) -> list[str]:
+    return annotating.command(place.uri("photos"), place.uri(output), engine=settings.engine)
+
+
+def _meet(verdict: Verdict, settings: Settings, folder: Path, place: Places, number: int) -> None:
+    name, environment = f"tables/night-{number}", place.environment
+    argv, output = _command(settings, place, name), place.path(name)
+    both = [annotating.start(argv, folder / f"run-{number}-{one}.log", environment) for one in "ab"]
     refused, winner = sorted((one.wait() for one in both), key=lambda ended: -ended.code)
     verdict.check(f"round {number}: one completes", *unless(0, winner))
     verdict.check(f"round {number}: one is refused", *unless(2, refused), *_unless_named(refused))
-    said = annotating.verify(str(output), folder / f"verify-{number}.log")
+    said = annotating.verify(place.uri(name), folder / f"verify-{number}.log", environment)
     verdict.check(f"round {number}: fattr verify is content", *unless(0, said))
     runs = sorted(path.name for path in (output / "_runs").iterdir() if path.is_dir())
     verdict.check(f"round {number}: one run is there", "" if len(runs) == 1 else f"{runs}")
-    equal = annotating.differences(output, folder / "calm")
+    equal = annotating.differences(output, place.path("calm/night"))
     verdict.check(f"round {number}: tables equal a calm run's", *equal)
     verdict.figures[f"refused_{number}"] = refused.last_line
 

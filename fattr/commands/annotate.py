@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from fattr.build import (
     AnnotatePlan,
     build_annotate,
     cpu_count,
+    images_per_detection,
     plan_annotate,
     settings_id,
     settings_of,
@@ -33,13 +35,14 @@ from fattr.commands.outcome import (
     EXIT_USAGE,
     failure,
     failures_told,
+    problem_of,
     say_done,
     tell,
 )
 from fattr.commands.profile import Profile, crew_here, crew_on_ray
 from fattr.commands.work import Work, key_id, list_work, read_key, read_options
 from fattr.config import AnnotateConfig, RetryConfig
-from fattr.errors import FattrError, UsageError
+from fattr.errors import FattrError, RunError, UsageError
 from fattr.local_engine import annotate_locally
 from fattr.notify import check_notify
 from fattr.progress import AnnotateBar, ListingBar
@@ -190,6 +193,7 @@ def describe(job: Job) -> dict[str, Any]:
         kept |= SOURCE
     return {
         "job": "annotate",
+        "who": who(),
         "request": job.work.request,
         "flags": {name: value for name, value in asdict(job.config).items() if name in kept},
         "engine": job.config.engine,
@@ -243,6 +247,8 @@ def list_images(
         tell(job.config, record)
         check()  # where the lease is lost, the folder is another's
         storage.delete_tree(run.folder)
+        if isinstance(err, OSError):
+            raise RunError(problem_of(err, run)) from err
         raise
     log.info("run %s: %s", run.run_id, found.describe())
 
@@ -252,10 +258,11 @@ def annotate_images(
 ) -> None:
     """Manifest to staged rows, on show; what an earlier attempt on Ray made is kept."""
     num_images = record.content["increment"]["num_images"]
+    staged_by = record.content.get("staged_by")
     if record.content.get("published") or not num_images:
+        record.content["engine"] = staged_by or "none"
         return
     check()
-    staged_by = record.content.get("staged_by")
     is_risky = staged_by is not None or job.redoes_poison or job.config.all
     engine = engine_for(job.config, num_images, is_risky=is_risky)
     if staged_by != "ray" or engine != "ray":
@@ -311,16 +318,21 @@ def annotate_in_session(
         annotate_on_ray,
         count_checkpointed,
     )
-    from fattr.on_ray.checkpoint import forget, recorded_parts
+    from fattr.on_ray.checkpoint import forget, recorded_parts, strike_unsound
     from fattr.on_ray.session import ray_session
     from fattr.sizing import describe as describe_sizing
 
     config, total_bytes = job.config, record.content["increment"]["total_bytes"]
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     with ray_session(RETURN_LARGE_BLOCKS):
+        # Ray's own prints a stack and aborts the process 3 s later, whatever it is clearing up.
+        signal.signal(signal.SIGTERM, on_sigterm)
         plan, sizing = fit_to_cluster(job.plan, num_images=num_images, total_bytes=total_bytes)
         record.content["device"] = plan.device
-        for line in describe_sizing(sizing):
+        for line in describe_sizing(sizing, batch_size=images_per_detection(plan)):
             log.info("%s", line)
+        if num_unsound := strike_unsound(run):
+            log.info("%d files that a kill left undecided are made again", num_unsound)
         suspects = None if job.redoes_poison else raised_in(recorded_parts(run))
         if suspects:  # the code may have been mended since
             log.info("%d files of images that may have met a bug are made again", len(suspects))
@@ -431,7 +443,8 @@ def rate(record: RunRecord) -> float:
 
 def audit_of(record: RunRecord) -> dict[str, Any]:
     """What is kept for ever of who did what to whom."""
-    names = ("job", "run_id", "started", "request", "settings_id", "settings", "purpose", "models")
+    asked = ("job", "run_id", "who", "started", "request", "purpose")
+    settings = ("settings_id", "settings", "models")
     counts = ("increment", "num_images", "num_faces", "by_status", "exit_code")
-    said = {name: record.content[name] for name in (*names, *counts)}
-    return {"who": who()} | said | {"sensitive": record.content["settings"]["sensitive"]}
+    said = {name: record.content[name] for name in (*asked, *settings, *counts)}
+    return said | {"sensitive": record.content["settings"]["sensitive"]}

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fattr import storage
-from fattr.build import AnnotatePlan, build_annotate, cpu_count
+from fattr.build import AnnotatePlan, build_annotate, cpu_count, images_per_detection
 from fattr.commands.engine import engine_for, fit_to_cluster
 from fattr.commands.work import Work, list_work, read_options
 from fattr.increment.plan import Increment
@@ -51,7 +51,8 @@ def dry_run(plan: AnnotatePlan, work: Work, past: Past) -> int:
             return EXIT_DONE
         seconds = seconds_an_image(plan, sample_rows(scratch))
     engine = engine_for(plan.config, found.num_images, is_risky=bool(past.unfinished))
-    say(plan, found.num_images, None if engine == "local" else sizing_here(plan, found), seconds)
+    plan, sizing = (plan, None) if engine == "local" else fit_here(plan, found)
+    say(plan, found.num_images, sizing, seconds)
     return EXIT_DONE
 
 
@@ -78,13 +79,12 @@ def seconds_an_image(plan: AnnotatePlan, rows: pa.Table) -> tuple[float, float]:
     return (between - started) / sample.num_rows, (ended - between) / sample.num_rows
 
 
-def sizing_here(plan: AnnotatePlan, found: Increment) -> Sizing:
+def fit_here(plan: AnnotatePlan, found: Increment) -> tuple[AnnotatePlan, Sizing]:
     """What the cluster that Ray finds has room for."""
     from fattr.on_ray.session import ray_session
 
     with ray_session():
-        _, sizing = fit_to_cluster(plan, num_images=found.num_images, total_bytes=found.total_bytes)
-    return sizing
+        return fit_to_cluster(plan, num_images=found.num_images, total_bytes=found.total_bytes)
 
 
 def say(
@@ -93,7 +93,8 @@ def say(
     """The stages, who does them, and the time they take: on Ray, that of the slower one."""
     fetch_s, annotate_s = seconds
     here = f"here      {cpu_count()} threads of this process: fetch, decode, detect, crop, classify"
-    lines = [*STAGES, *describe(sizing)] if sizing else [STAGES[0], here, STAGES[-1]]
+    who = describe(sizing, batch_size=images_per_detection(plan)) if sizing else []
+    lines = [*STAGES, *who] if sizing else [STAGES[0], here, STAGES[-1]]
     workers = sizing.initial_actors if sizing else cpu_count()
     if sizing:
         total = num_images * max(annotate_s, fetch_s / sizing.num_in_flight) / workers

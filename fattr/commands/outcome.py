@@ -66,7 +66,7 @@ def problem_of(err: FattrError | OSError, run: Run) -> str:
         return str(err)
     said = str(err)
     if isinstance(err, OSError):
-        said = f"cannot write {run.output}: {storage.words_of(err)}"
+        said = f"reading or writing {run.output} failed: {storage.words_of(err)}"
     return f"{said}; what is done is kept: mend that and run the same command again"
 
 

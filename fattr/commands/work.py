@@ -62,15 +62,20 @@ class Work:
 
         Raises:
             UsageError: there is none, or the source cannot be read.
+        StorageError: the store is unavailable.
         """
-        config = self.config
-        entries = read_source(
-            config.images,
-            include=config.include,
-            exclude=config.exclude,
-            options=read_options(config),
-        )
+        entries = self._listed()
         return itertools.chain([next(entries)], entries)
+
+    def _listed(self) -> Iterator[FileEntry]:
+        config = self.config
+        with storage.os_errors(config.images):
+            yield from read_source(
+                config.images,
+                include=config.include,
+                exclude=config.exclude,
+                options=read_options(config),
+            )
 
 
 def read_options(config: AnnotateConfig) -> ReadOptions:
@@ -140,34 +145,31 @@ def list_work(
     Raises:
         FattrError: Listing failed, or the manifest could not be written; or what ``check`` raised,
             which is called often.
-        OSError: A file could not be written.
     """
     config = work.config
     output = past.finished[0].output if past.finished else run.output
-    replaced = catalog.replaced_rows(past.finished)
     done = Done(
         known=catalog.known_images(output, past.finished) if past.finished else None,
-        replaced=replaced.to_batches(batch_readahead=2, fragment_readahead=1),  # 100 MB less
+        replaced=catalog.replaced_stream(output, past.finished),
         forgotten=forgotten_ids(output),
     )
-    with tempfile.TemporaryDirectory(prefix="fattr-") as scratch:
-        room = Room(scratch=Path(scratch))
-        if work.only:
-            return plan_retry(run, done=done, statuses=work.only, room=room, check=check)
-        wanted = Wanted(
-            redo_all=config.all,
-            retry_statuses=config.retry_statuses,
-            limit=config.limit,
-            scope=listed_in_full(work, past),
-            is_meant=None if config.hash_uris else is_meant(config),
-        )
-        return plan_increment(
-            entries,
-            run,
-            names=work.names,
-            done=done,
-            wanted=wanted,
-            room=room,
-            on_listed=on_listed,
-            check=check,
-        )
+    room = Room(scratch=Path(tempfile.gettempdir()))
+    if work.only:
+        return plan_retry(run, done=done, statuses=work.only, room=room, check=check)
+    wanted = Wanted(
+        redo_all=config.all,
+        retry_statuses=config.retry_statuses,
+        limit=config.limit,
+        scope=listed_in_full(work, past),
+        is_meant=None if config.hash_uris else is_meant(config),
+    )
+    return plan_increment(
+        entries,
+        run,
+        names=work.names,
+        done=done,
+        wanted=wanted,
+        room=room,
+        on_listed=on_listed,
+        check=check,
+    )

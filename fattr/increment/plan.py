@@ -18,13 +18,12 @@ import pyarrow.parquet as pq
 from fattr.errors import RunError, UsageError
 from fattr.increment.comparison import CHANGED, NEW, RETRIED, Comparison
 from fattr.increment.spool import Spool, spool_tables
-from fattr.published.catalog import KNOWN_SCHEMA, REPLACED, REPLACED_SCHEMA
+from fattr.published.catalog import DELETED, KNOWN_SCHEMA, REPLACED, REPLACED_SCHEMA
 from fattr.published.parts import Part
 from fattr.runs.manifest import MANIFEST_SCHEMA, UriNames, write_manifest
 from fattr.runs.run import Run
-from fattr.storage import FileEntry
+from fattr.storage import FileEntry, words_of
 
-DELETED = "deleted.parquet"
 DELETED_SCHEMA = pa.schema([KNOWN_SCHEMA.field(n) for n in ("image_id", "image_uri", "run_id")])
 MEMORY_LIMIT_MB = 1024
 
@@ -143,9 +142,8 @@ def plan_increment(
         check: Called at every step, and for every batch of one; what it raises ends the planning.
 
     Raises:
-        FattrError: From ``entries`` or ``check``, or a file could not be written, or no local disk
-            is left.
-        OSError: A file could not be written.
+        FattrError: From ``entries`` or ``check``, or a file could not be read or written, or no
+            local disk is left.
     """
     with _comparing(room, check) as plan:
         if done.known is None:
@@ -184,8 +182,7 @@ def plan_retry(
     Raises:
         UsageError: The URIs are hashed: where the images lie is not known here.
         RunError: Out of local disk or memory.
-        StorageError: A file could not be written.
-        OSError: The same.
+        StorageError: A file could not be read or written.
     """
     with _comparing(room, check) as comparison:
         comparison.bring_known(done.known or (), done.replaced, done.forgotten)
@@ -206,18 +203,19 @@ def _fetchable(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
 
 @contextmanager
 def _comparing(room: Room, check: Callable[[], None]) -> Iterator[Comparison]:
-    with tempfile.TemporaryDirectory(prefix="increment-", dir=room.scratch) as folder:
-        try:
-            with Comparison(
-                Path(folder), memory_limit_mb=room.memory_limit_mb, check=check
-            ) as comparison:
-                yield comparison
-        except duckdb.OperationalError as error:
-            raise RunError(
-                f"what is listed could not be compared with what is done in {room.scratch}:"
-                f" {str(error).splitlines()[0]}; free disk space there, or set TMPDIR to a larger"
-                " disk"
-            ) from error
+    """What the storage refuses is a ``StorageError`` before: an OSError is of the local disk."""
+    try:
+        with (
+            tempfile.TemporaryDirectory(prefix="fattr-", dir=room.scratch) as folder,
+            Comparison(Path(folder), memory_limit_mb=room.memory_limit_mb, check=check) as found,
+        ):
+            yield found
+    except (duckdb.OperationalError, OSError) as error:
+        said = words_of(error) if isinstance(error, OSError) else str(error).splitlines()[0]
+        raise RunError(
+            f"what is listed could not be compared with what is done in {room.scratch}: {said};"
+            " free disk space there, or set TMPDIR to a larger disk"
+        ) from error
 
 
 # Files of the run

@@ -313,7 +313,7 @@ def _in_pool(
 
 def _write(staged: ray.data.Dataset, run: Run, sizing: Sizing, *, is_resumed: bool) -> None:
     """Append: any other mode would delete or refuse what a killed run has staged."""
-    files, path = storage.filesystem(run.staging)
+    files, path = storage.folderless(run.staging)
     staged.write_parquet(
         path,
         filesystem=files,

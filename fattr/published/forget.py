@@ -24,7 +24,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fattr import storage
-from fattr.errors import RunError, StorageError, UsageError
+from fattr.errors import StorageError, UsageError
+from fattr.published.parts import reading
 from fattr.published.rewrite import without_rows
 from fattr.records import Status
 from fattr.runs.audit import who, write_audit
@@ -140,7 +141,7 @@ def forget(
 
     Raises:
         UsageError: A run is unfinished.
-        RunError: A file is damaged; nothing was removed.
+        DamagedError: A file is no whole Parquet file; nothing was removed.
         StorageError: Something could not be read or written; the next call finishes it.
     """
     named = [names.name(uri)[:2] for uri in dict.fromkeys(map(storage.canonical_uri, uris))]
@@ -171,11 +172,29 @@ def _arrow_errors(output: str) -> Iterator[None]:
 def forgotten_ids(output: str) -> pa.Table | None:
     """The ids (``image_id``) of images that are not to be annotated again; None where none are.
 
+    Those of a removal that was cut short are among them, however early that was: it removes only
+    what was there when it began.
+
     Raises:
+        DamagedError: Their file is no whole Parquet file.
         StorageError: They cannot be read.
     """
-    data = _read_if_there(_place(output, _FORGOTTEN))
-    return None if data is None else pq.read_table(pa.BufferReader(data))
+    left = _read_intent(output)
+    ids = _kept_ids(output) | (left.image_ids if left and left.keep_out else set())
+    return _table_of(ids) if ids else None
+
+
+def _kept_ids(output: str) -> set[int]:
+    uri = _place(output, _FORGOTTEN)
+    data = _read_if_there(uri)
+    if data is None:
+        return set()
+    with reading(uri):
+        return set(pq.read_table(pa.BufferReader(data))["image_id"].to_pylist())
+
+
+def _table_of(ids: set[int]) -> pa.Table:
+    return pa.Table.from_arrays([pa.array(sorted(ids), pa.int64())], schema=FORGOTTEN_SCHEMA)
 
 
 def _finished(output: str) -> list[tuple[Run, dict[str, Any]]]:
@@ -259,15 +278,12 @@ def _find(uri: str, wanted: list[str]) -> pa.Table:
     """The ids and URIs of wanted images in a file; none where it has no such columns.
 
     Raises:
-        RunError: It is damaged.
+        DamagedError: It is no whole Parquet file.
     """
     files, path = storage.filesystem(uri)
-    try:
-        with files.open_input_file(path) as file, pq.ParquetFile(file) as part:
-            has_keys = set(_KEYS.names) <= set(part.schema_arrow.names)
-            return _matches(part, wanted) if has_keys else _KEYS.empty_table()
-    except pa.ArrowInvalid:
-        raise RunError(f"{uri} is damaged: see what fattr verify says, and repair it") from None
+    with reading(uri), files.open_input_file(path) as file, pq.ParquetFile(file) as part:
+        has_keys = set(_KEYS.names) <= set(part.schema_arrow.names)
+        return _matches(part, wanted) if has_keys else _KEYS.empty_table()
 
 
 def _matches(part: pq.ParquetFile, wanted: list[str]) -> pa.Table:
@@ -397,12 +413,10 @@ def _finish_run(run: Run, change: _RunChange, written: Mapping[str, Mapping[str,
 
 
 def _keep_ids(output: str, intent: _Intent) -> None:
-    before = forgotten_ids(output)
-    ids = set() if before is None else set(before["image_id"].to_pylist())
+    ids = _kept_ids(output)
     after = ids | intent.image_ids if intent.keep_out else ids - intent.image_ids
     if after != ids:
-        table = pa.Table.from_arrays([pa.array(sorted(after), pa.int64())], schema=FORGOTTEN_SCHEMA)
-        storage.write_bytes(_place(output, _FORGOTTEN), _encoded(table))
+        storage.write_bytes(_place(output, _FORGOTTEN), _encoded(_table_of(after)))
 
 
 def _encoded(table: pa.Table) -> bytes:

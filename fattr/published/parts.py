@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import PurePosixPath
 
 import pyarrow as pa
@@ -11,6 +12,7 @@ import pyarrow.parquet as pq
 from pyarrow.fs import FileSystem, LocalFileSystem
 
 from fattr import storage
+from fattr.errors import RunError
 
 HIDDEN = (".", "_")  # as a part not yet whole
 
@@ -18,6 +20,27 @@ log = logging.getLogger(__name__)
 
 ROWS_PER_PART = 1_000_000
 ROWS_PER_GROUP = 8192  # of a part: small groups let a reader of a range skip the rest of a file
+
+
+class DamagedError(RunError):
+    """A Parquet file of ours that is none, or not a whole one."""
+
+    def __init__(self, uri: str) -> None:
+        super().__init__(uri)
+        self.uri = uri
+
+    def __str__(self) -> str:
+        return f"{self.uri} is damaged: see what fattr verify says, and repair it"
+
+
+@contextmanager
+def reading(uri: str) -> Iterator[None]:
+    """Turn what Arrow says while it reads Parquet into ``StorageError`` and ``DamagedError``."""
+    try:
+        with storage.os_errors(uri):
+            yield
+    except pa.ArrowInvalid:
+        raise DamagedError(uri) from None
 
 
 class PartWriter:
@@ -65,18 +88,21 @@ class Part:
     """One file, written as a stream; with ``with``, it is there at the block's end, or not at all.
 
     S3 shows an object once its upload is complete; local files are renamed last.
+
+    Raises:
+        StorageError: It cannot be written; nothing is left behind.
     """
 
     def __init__(self, uri: str, schema: pa.Schema) -> None:
+        self._uri = uri
         self._files, self._path = storage.filesystem(uri)
         self._temporary = _temporary_path(self._files, self._path)
-        if isinstance(
-            self._files, LocalFileSystem
-        ):  # S3 has no folders, only objects that mark one
-            self._files.create_dir(self._path.rpartition("/")[0], recursive=True)
-        self._stream = self._files.open_output_stream(self._temporary)
+        with storage.os_errors(uri):
+            if self._temporary != self._path:  # S3 has no folders, only objects that mark one
+                self._files.create_dir(self._path.rpartition("/")[0], recursive=True)
+            self._stream = self._files.open_output_stream(self._temporary)
+            self._writer = pq.ParquetWriter(self._stream, schema, compression="zstd")
         self._schema = schema
-        self._writer = pq.ParquetWriter(self._stream, schema, compression="zstd")
         self._held: list[pa.Table] = []
         self._num_held = 0
 
@@ -102,13 +128,15 @@ class Part:
         """All is written: show it."""
         try:
             self._flush()
-            self._writer.close()
-            self._stream.close()
+            with storage.os_errors(self._uri):
+                self._writer.close()
+                self._stream.close()
         except BaseException:
             self.abandon()
             raise
         if self._temporary != self._path:
-            self._files.move(self._temporary, self._path)
+            with storage.os_errors(self._uri):
+                self._files.move(self._temporary, self._path)
 
     def abandon(self) -> None:
         """Leave nothing behind."""
@@ -124,7 +152,9 @@ class Part:
 
     def _flush(self) -> None:
         if self._held:
-            self._writer.write_table(pa.concat_tables(self._held), row_group_size=ROWS_PER_GROUP)
+            rows = pa.concat_tables(self._held)
+            with storage.os_errors(self._uri):
+                self._writer.write_table(rows, row_group_size=ROWS_PER_GROUP)
         self._held, self._num_held = [], 0
 
 
@@ -150,8 +180,17 @@ def part_uris(folder_uri: str) -> list[str]:
 def read_part(
     uri: str, *, batch_rows: int, columns: Sequence[str] | None = None
 ) -> Iterator[pa.Table]:
-    """The rows of one Parquet file, some at a time; all columns where none are named."""
+    """The rows of one Parquet file, some at a time; all columns where none are named.
+
+    Raises:
+        DamagedError: It is no whole Parquet file.
+        StorageError: It cannot be read.
+    """
     files, path = storage.filesystem(uri)
-    with files.open_input_file(path) as file, pq.ParquetFile(file, pre_buffer=True) as part:
+    with (
+        reading(uri),
+        files.open_input_file(path) as file,
+        pq.ParquetFile(file, pre_buffer=True) as part,
+    ):
         for batch in part.iter_batches(batch_rows, columns=columns):
             yield pa.Table.from_batches([batch])

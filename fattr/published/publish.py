@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from fattr import storage, tables
 from fattr.attributes import Attribute
 from fattr.errors import RunError
-from fattr.published.parts import part_uris, read_part
+from fattr.published.parts import part_uris, read_part, reading
 from fattr.published.staging import StagedRanges, find_ranges
 from fattr.runs.run import TABLES, Run
 
@@ -142,9 +142,12 @@ def read_files(run: Run) -> list[PublishedFile]:
     """The files of a finished run, as ``files.parquet`` lists them.
 
     Raises:
+        DamagedError: It is no whole Parquet file.
         StorageError: It cannot be read.
     """
-    table = pq.read_table(pa.BufferReader(storage.read_bytes(run.file(FILES))))
+    uri = run.file(FILES)
+    with reading(uri):
+        table = pq.read_table(pa.BufferReader(storage.read_bytes(uri)))
     return [PublishedFile(**row) for row in table.select(FILES_SCHEMA.names).to_pylist()]
 
 

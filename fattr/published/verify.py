@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,8 +19,15 @@ import pyarrow.parquet as pq
 
 from fattr import storage, tables
 from fattr.errors import StorageError, UsageError
-from fattr.published.catalog import REPLACED, RunFiles, dataset_of, newest_rows, replaced_batches
-from fattr.published.parts import part_uris, read_part
+from fattr.published.catalog import (
+    DELETED,
+    REPLACED,
+    RunFiles,
+    dataset_of,
+    newest_rows,
+    replaced_batches,
+)
+from fattr.published.parts import DamagedError, part_uris, read_part
 from fattr.published.publish import FILES, PublishedFile, read_files
 from fattr.published.windows import UnsortedError, windows
 from fattr.records import Status
@@ -31,7 +38,7 @@ _BATCH_ROWS = 65_536
 _NUM_PARALLEL = 4  # files in memory at once
 _MEMORY_LIMIT = "1GB"  # of comparing runs with each other; what is more goes to disk
 _SAME_IN_ALL = (b"fattr.schema", b"fattr.settings_id")
-_UNREADABLE = (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, StorageError)
+_UNREADABLE = (DamagedError, pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, StorageError)
 
 
 def verify(output: str, *, on_file: Callable[[str], None] = lambda _: None) -> list[str]:
@@ -60,7 +67,7 @@ def verify(output: str, *, on_file: Callable[[str], None] = lambda _: None) -> l
     if storage.exists(storage.join(place, "_runs", FORGETTING)):
         problems.append("images are still being forgotten: run `fattr forget` again to end it")
     lying = _lying_files(place)
-    problems += _of_no_run(lying, runs)
+    problems += _of_no_run(lying, [*runs, *list_runs(place)])  # one may have begun in between
     expected: dict[str, pa.Schema] = {}
     sound = []
     for run, said in finished.items():
@@ -110,9 +117,10 @@ def _check_run(
         files = tuple(read_files(run))
     except _UNREADABLE as error:
         return _Checked([f"{FILES} cannot be read: {_reason(error)}"])
+    problems = _check_lists(run)
     listed = {file.path for file in files}
     own = tuple(f"{_folder(run, name)}/" for name in TABLES)
-    problems = [f"{path} is missing" for path in sorted(listed - lying.keys())]
+    problems += [f"{path} is missing" for path in sorted(listed - lying.keys())]
     extra = [path for path in lying if path.startswith(own) and path not in listed]
     problems += [f"{path} was not published by it" for path in extra]
     there = [file for file in files if file.path in lying]
@@ -127,6 +135,19 @@ def _check_run(
     if not listed - lying.keys():
         problems += _check_rows(run, said, files)
     return _Checked(problems, files)
+
+
+def _check_lists(run: Run) -> list[str]:
+    """Which of the run's own lists of images, where it has them, cannot be read."""
+    problems = []
+    for name in (REPLACED, DELETED):
+        uri = run.file(name)
+        try:
+            if storage.exists(uri):
+                deque(read_part(uri, batch_rows=_BATCH_ROWS), maxlen=0)
+        except _UNREADABLE as error:
+            problems.append(f"{name} cannot be read: {_reason(error)}")
+    return problems
 
 
 def _check_file(run: Run, file: PublishedFile) -> tuple[pa.Schema | None, list[str]]:
@@ -329,4 +350,6 @@ def _number(connection: duckdb.DuckDBPyConnection, query: str) -> int:
 
 def _reason(error: Exception) -> str:
     """Why, without Arrow's own words, which may quote an endpoint."""
+    if isinstance(error, DamagedError):
+        return f"{error.uri} is damaged"
     return error.reason if isinstance(error, StorageError) else type(error).__name__

@@ -108,8 +108,9 @@ def described(run: Run, description: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def attempt(info: Mapping[str, Any], description: Mapping[str, Any]) -> dict[str, Any]:
-    """What changes in ``run.json`` when a run is gone on with."""
+    """What changes in ``run.json`` when a run is gone on with; not who began it, if it is known."""
     changes = {name: description[name] for name in ("engine", "device", "versions")}
+    changes["who"] = info.get("who", description["who"])
     return changes | {"num_continued": info.get("num_continued", 0) + 1}
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from fattr.errors import StorageError, UsageError
 from fattr.records import Status
 from fattr.storage import arrow, conditional, local, reading, s3
-from fattr.storage.arrow import filesystem
+from fattr.storage.arrow import filesystem, folderless
 from fattr.storage.errors import os_errors, refused, words_of
 from fattr.storage.listing import list_files, list_folders, list_tree
 from fattr.storage.names import Key, canonical_uri, is_within, join, locate, relative_path
@@ -31,12 +31,14 @@ __all__ = [
     "delete_tree",
     "exists",
     "filesystem",
+    "folderless",
     "is_within",
     "join",
     "list_files",
     "list_folders",
     "list_tree",
     "local_path",
+    "os_errors",
     "read_bytes",
     "read_version",
     "relative_path",

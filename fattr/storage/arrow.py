@@ -63,6 +63,17 @@ def filesystem(uri: str, options: ReadOptions | None = None) -> tuple[FileSystem
     return PyFileSystem(_SignedIn(canonical_uri(uri), arguments)), path
 
 
+def folderless(uri: str) -> tuple[FileSystem, str]:
+    """As ``filesystem``, for libraries that make a folder before they write; in S3 they make none.
+
+    Raises:
+        StorageError: The store is unavailable.
+        UsageError: No credentials, or wrong ones.
+    """
+    files, path = filesystem(uri)
+    return (PyFileSystem(_Folderless(files)) if isinstance(files, S3FileSystem) else files), path
+
+
 def endpoint(url: str) -> tuple[str, str | None]:
     """Scheme and host for pyarrow; no host where AWS itself is found by region."""
     parts = urlsplit(url)
@@ -86,32 +97,17 @@ def _s3(arguments: dict[str, Any], **credentials: str | bool | None) -> S3FileSy
     return S3FileSystem(retry_strategy=retry_strategy, **arguments, **credentials)
 
 
-class _SignedIn(FileSystemHandler):  # type: ignore[misc]
-    """S3 with the credentials that boto3 has at the moment of each call.
+class _Folderless(FileSystemHandler):  # type: ignore[misc]
+    """S3 in which no folder is made: keys need none, and to make one takes rights on the bucket."""
 
-    It is pickled without any: another process looks for its own.
-    """
-
-    def __init__(self, uri: str, arguments: dict[str, Any]) -> None:
-        self._uri, self._arguments = uri, arguments
+    def __init__(self, files: S3FileSystem) -> None:
+        self._now = files
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _SignedIn) and vars(self) == vars(other)
+        return type(other) is type(self) and vars(self) == vars(other)
 
     def __hash__(self) -> int:
-        return hash(self._uri)
-
-    @property
-    def _now(self) -> S3FileSystem:
-        login = s3.login(self._uri)
-        if login is None:
-            return _s3(self._arguments)
-        return _s3(
-            self._arguments,
-            access_key=login.key_id,
-            secret_key=login.secret,
-            session_token=login.token,
-        )
+        return hash(type(self))
 
     def get_type_name(self) -> str:
         return "s3"
@@ -126,7 +122,7 @@ class _SignedIn(FileSystemHandler):  # type: ignore[misc]
         return list(self._now.get_file_info(selector))
 
     def create_dir(self, path: str, recursive: bool) -> None:
-        self._now.create_dir(path, recursive=recursive)
+        pass
 
     def delete_dir(self, path: str) -> None:
         self._now.delete_dir(path)
@@ -157,3 +153,25 @@ class _SignedIn(FileSystemHandler):  # type: ignore[misc]
 
     def open_append_stream(self, path: str, metadata: Mapping[str, str] | None) -> NativeFile:
         return self._now.open_append_stream(path, metadata=metadata)
+
+
+class _SignedIn(_Folderless):
+    """S3 with the credentials that boto3 has at the moment of each call.
+
+    It is pickled without any: another process looks for its own.
+    """
+
+    def __init__(self, uri: str, arguments: dict[str, Any]) -> None:
+        self._uri, self._arguments = uri, arguments
+
+    @property
+    def _now(self) -> S3FileSystem:
+        login = s3.login(self._uri)
+        if login is None:
+            return _s3(self._arguments)
+        return _s3(
+            self._arguments,
+            access_key=login.key_id,
+            secret_key=login.secret,
+            session_token=login.token,
+        )

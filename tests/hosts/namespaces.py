@@ -23,7 +23,10 @@ def skip_where_not_permitted() -> None:
     if shutil.which("ip") is None:
         pytest.skip("needs the program ip, of Debian's package iproute2")
     made = subprocess.run(
-        ["unshare", "--net", "--mount", "--uts", "true"], capture_output=True, text=True, check=False
+        ["unshare", "--net", "--mount", "--uts", "true"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if made.returncode:
         pytest.skip(f"network namespaces are not permitted here: {made.stderr.strip()}")
@@ -60,11 +63,23 @@ class Host:
     def start(
         self, argv: Sequence[object], environment: Mapping[str, str], log: Path
     ) -> subprocess.Popen[bytes]:
-        """In the background; it ends with its host."""
+        """In the background, until ``end_all``."""
         with log.open("ab") as file:
             return subprocess.Popen(
                 self.command(argv), env=dict(environment), stdout=file, stderr=file
             )
+
+    def end_all(self) -> None:
+        """SIGKILL to whatever runs there."""
+        deadline = time.monotonic() + 30
+        while pids := _ip("netns", "pids", self.name).split():
+            assert time.monotonic() < deadline
+            for pid in pids:
+                try:
+                    os.kill(int(pid), signal.SIGKILL)
+                except ProcessLookupError:  # it has just ended
+                    continue
+            time.sleep(0.1)
 
 
 @contextmanager
@@ -109,21 +124,8 @@ def _namespaces(names: Sequence[str]) -> Iterator[None]:
         yield
     finally:
         for name in names:
-            _end_all(name)
+            Host(name, "").end_all()
             _ip("netns", "delete", name)
-
-
-def _end_all(name: str) -> None:
-    """SIGKILL to whatever runs there."""
-    deadline = time.monotonic() + 30
-    while pids := _ip("netns", "pids", name).split():
-        assert time.monotonic() < deadline
-        for pid in pids:
-            try:
-                os.kill(int(pid), signal.SIGKILL)
-            except ProcessLookupError:  # it has just ended
-                continue
-        time.sleep(0.1)
 
 
 def _ip(*words: str) -> str:

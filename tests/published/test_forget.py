@@ -276,6 +276,24 @@ def test_ids_are_kept_until_they_may_be_annotated_again(output):
     assert forgotten(output) == {ids["x"]}
 
 
+@pytest.mark.parametrize("keep_out", [True, False])
+def test_ids_of_a_removal_that_was_cut_short_at_once_count_already(output, keep_out, monkeypatch):
+    make_output(output)
+    forget_letters(output, "x")
+    ids = {letter: UriNames().name(uri_of(letter))[0] for letter in "bx"}
+
+    def killed(*_):
+        raise KilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(forget_module, "_keep_ids", killed)
+        with pytest.raises(KilledError):
+            forget_letters(output, "b", keep_out=keep_out)
+    assert forgotten(output) == ({ids["b"], ids["x"]} if keep_out else {ids["x"]})
+    forget_letters(output, "b", keep_out=keep_out)
+    assert forgotten(output) == ({ids["b"], ids["x"]} if keep_out else {ids["x"]})
+
+
 def test_any_spelling_of_a_uri_will_do(tmp_path):
     output = storage.canonical_uri(str(tmp_path))
     done = forget(

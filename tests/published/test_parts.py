@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from fattr import storage
+from fattr.errors import StorageError
 from fattr.published.parts import PartWriter, part_uris, read_part
 
 SCHEMA = pa.schema([pa.field("n", pa.int64(), nullable=False)], metadata={"kept": "yes"})
@@ -123,7 +124,7 @@ def test_a_full_disk_is_told_as_such_and_leaves_nothing(tmp_path, rows_per_write
                 writer.write(rows(number * rows_per_write))
 
     with small_files(100_000):
-        with pytest.raises(OSError, match="too large"):
+        with pytest.raises(StorageError, match="File too large"):
             fill()
         gc.collect()
     assert list(tmp_path.iterdir()) == []

@@ -15,6 +15,7 @@ from small_output import Photo, add_run, finish, get_parquet, put_manifest, put_
 
 from fattr import storage
 from fattr.errors import UsageError
+from fattr.published import verify as verifying
 from fattr.published.catalog import REPLACED_SCHEMA
 from fattr.published.publish import FILES_SCHEMA
 from fattr.published.verify import verify
@@ -60,6 +61,28 @@ def test_an_unfinished_run_is_no_problem(output):
     run = Run(output, "20261126T000000Z-000000")
     put_manifest(run, PHOTOS)
     storage.write_bytes(storage.join(run.table("images"), "part-00000.parquet"), b"half")
+    assert verify(output) == []
+
+
+@pytest.mark.parametrize("when", ["begins", "is thrown away"])
+def test_a_run_beside_it_is_no_problem(output, monkeypatch, when):
+    """Its files of the tables are there while the files are listed, but not before, or after."""
+    beside = Run(output, "20261126T000000Z-000000")
+
+    def list_files(place):
+        put_manifest(beside, PHOTOS)
+        uri = storage.join(beside.table("images"), "part-00000.parquet")
+        storage.write_bytes(uri, b"half")
+        found = lying_files(place)
+        if when == "is thrown away":
+            _delete(uri)
+            storage.delete_tree(beside.folder)
+        return found
+
+    if when == "is thrown away":
+        put_manifest(beside, PHOTOS)
+    lying_files = verifying._lying_files
+    monkeypatch.setattr(verifying, "_lying_files", list_files)
     assert verify(output) == []
 
 
@@ -114,6 +137,10 @@ def _flip(output: str, path: str) -> None:
     data = bytearray(storage.read_bytes(storage.join(output, path)))
     data[len(data) // 3] ^= 1
     storage.write_bytes(storage.join(output, path), bytes(data))
+
+
+def _cut(uri: str) -> None:
+    storage.write_bytes(uri, storage.read_bytes(uri)[:-9])
 
 
 def _manifest(output: str, change: Callable[[pa.Table], pa.Table]) -> None:
@@ -282,6 +309,22 @@ TAMPERED = {
     "a list of files that is none": (
         lambda out: storage.write_bytes(Run(out, FIRST).file("files.parquet"), b"x"),
         ["files.parquet cannot be read"],
+    ),
+    "a list of replaced rows that is none": (
+        lambda out: storage.write_bytes(Run(out, SECOND).file("replaced.parquet"), b"x"),
+        ["replaced.parquet cannot be read"],
+    ),
+    "a list of replaced rows that is cut short": (
+        lambda out: _cut(Run(out, SECOND).file("replaced.parquet")),
+        ["replaced.parquet cannot be read"],
+    ),
+    "a list of deleted images that is none": (
+        lambda out: storage.write_bytes(Run(out, SECOND).file("deleted.parquet"), b"x"),
+        ["deleted.parquet cannot be read"],
+    ),
+    "a manifest that is cut short": (
+        lambda out: _cut(f"{Run(out, FIRST).manifest}/part-00000.parquet"),
+        ["manifest/part-00000.parquet is damaged"],
     ),
     "nothing replaced, though it was": (
         _replaced,

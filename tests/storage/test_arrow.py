@@ -121,6 +121,21 @@ def test_keys_of_the_environment_are_left_to_pyarrow(s3_bucket):
     assert b"test-secret" not in pickle.dumps(files)
 
 
+def test_what_ray_writes_makes_no_folder(s3_bucket, moto_client):
+    """A role may have rights on a prefix alone: no folder is made."""
+    files, path = storage.folderless(f"{s3_bucket}/team/staging")
+    files = pickle.loads(pickle.dumps(files))  # as another process gets it
+    files.create_dir(path, recursive=True)
+    with files.open_output_stream(f"{path}/a.pending") as file:
+        file.write(b"rows")
+    files.move(f"{path}/a.pending", f"{path}/a")
+    assert files.open_input_file(f"{path}/a").read() == b"rows"
+    bucket = s3_bucket.removeprefix("s3://")
+    keys = [entry["Key"] for entry in moto_client.list_objects_v2(Bucket=bucket)["Contents"]]
+    assert "team/staging/a" in keys
+    assert "team/" not in keys
+
+
 @pytest.mark.parametrize("anonymous", [False, True])
 def test_pyarrow_outlasts_a_busy_store_and_signs_if_asked(use_endpoint, anonymous):
     busy = Answer(503, "SlowDown")
