@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import tyro
 
+from fattr.commands.exit_codes import EXIT_SIGNAL, EXIT_UNFINISHED, EXIT_USAGE
 from fattr.config import (
     AnnotateConfig,
     ArchitecturesConfig,
@@ -30,9 +31,6 @@ from fattr.config import (
 from fattr.errors import FattrError, UsageError
 
 log = logging.getLogger(__name__)
-
-EXIT_USAGE, EXIT_UNFINISHED = 2, 3
-EXIT_SIGNAL = 128  # and the number of the signal: 130 for Ctrl-C, 143 for SIGTERM
 
 Config = TypeVar("Config")
 
@@ -183,9 +181,14 @@ JOBS: dict[str, Callable[[Sequence[str]], int]] = {
 
 
 @contextlib.contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """SIGTERM leaves the block by an exit, as by Ray's handler, which may take this one's place."""
-    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))
+def _ended_by_sigterm(received: list[int]) -> Iterator[None]:
+    """SIGTERM leaves the block by an exit, and is put down: Ray gives exits codes of its own."""
+
+    def end(number: int, _: object) -> None:
+        received.append(number)
+        sys.exit(number)
+
+    before = signal.signal(signal.SIGTERM, end)
     try:
         yield
     finally:
@@ -201,13 +204,14 @@ def run_job(job: str, argv: Sequence[str]) -> int:
     """Exit code of a job run with these flags; one line to standard error where it fails."""
     logging.basicConfig(format="%(message)s", stream=sys.stderr, force=True)
     logging.getLogger("fattr").setLevel(logging.INFO)  # of others, warnings are enough
+    received: list[int] = []
     try:
-        with _ended_by_sigterm():
+        with _ended_by_sigterm(received):
             return JOBS[job](argv)
     except KeyboardInterrupt:
         return _stopped(job, signal.SIGINT)
-    except SystemExit as end:
-        if end.code != signal.SIGTERM:
+    except SystemExit:
+        if not received:
             raise
         return _stopped(job, signal.SIGTERM)
     except UsageError as err:

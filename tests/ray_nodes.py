@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -18,14 +19,17 @@ class Nodes:
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
         self.address = self._answer()
+        self.there: set[str] = set()
 
     def add(self, *, cpus: int, gpus: int = 0) -> str:
         """One more node; its GPUs are only said to be there."""
-        return self._ask(f"add {cpus} {gpus}")
+        self.there.add(node := self._ask(f"add {cpus} {gpus}"))
+        return node
 
     def kill(self, node: str) -> None:
         """SIGKILL to its raylet, which takes its workers along."""
         self._ask(f"kill {node}")
+        self.there.remove(node)
 
     def drain(self, node: str, within_s: int) -> None:
         """Say that it will be taken away, as a provider does of a spot machine."""
@@ -54,10 +58,14 @@ def nodes() -> Iterator[Nodes]:
         try:
             yield Nodes(process)
         finally:
-            process.communicate("end\n", timeout=120)
+            try:
+                process.communicate("end\n", timeout=120)
+            finally:
+                process.kill()
 
 
 def main() -> None:
+    os.environ |= {"RAY_prestart_worker_first_driver": "0"}  # else one for each CPU at once
     from ray.cluster_utils import Cluster
 
     there = {}

@@ -48,6 +48,7 @@ class PutDown:
         self._seconds = seconds_an_image
 
     def __call__(self, rows: pa.Table) -> pa.Table:
+        put_down(self._folder, "begun", rows)
         made = self._stage(rows)
         time.sleep(self._seconds * rows.num_rows)
         put_down(self._folder, self._name, rows)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,14 +27,11 @@ from fattr.build import (
     settings_of,
 )
 from fattr.commands.engine import engine_for, fit_to_cluster
+from fattr.commands.exit_codes import EXIT_DONE, EXIT_LIMIT, EXIT_UNFINISHED, EXIT_USAGE
 from fattr.commands.outcome import (
-    EXIT_DONE,
-    EXIT_LIMIT,
-    EXIT_UNFINISHED,
-    EXIT_USAGE,
     failure,
     failures_told,
-    problem_of,
+    problem_at,
     say_done,
     tell,
 )
@@ -248,7 +244,7 @@ def list_images(
         check()  # where the lease is lost, the folder is another's
         storage.delete_tree(run.folder)
         if isinstance(err, OSError):
-            raise RunError(problem_of(err, run)) from err
+            raise RunError(problem_at(err, run.output)) from err
         raise
     log.info("run %s: %s", run.run_id, found.describe())
 
@@ -323,10 +319,7 @@ def annotate_in_session(
     from fattr.sizing import describe as describe_sizing
 
     config, total_bytes = job.config, record.content["increment"]["total_bytes"]
-    on_sigterm = signal.getsignal(signal.SIGTERM)
     with ray_session(RETURN_LARGE_BLOCKS):
-        # Ray's own prints a stack and aborts the process 3 s later, whatever it is clearing up.
-        signal.signal(signal.SIGTERM, on_sigterm)
         plan, sizing = fit_to_cluster(job.plan, num_images=num_images, total_bytes=total_bytes)
         record.content["device"] = plan.device
         for line in describe_sizing(sizing, batch_size=images_per_detection(plan)):

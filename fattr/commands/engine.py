@@ -8,6 +8,7 @@ from typing import Literal
 
 from fattr.build import AnnotatePlan
 from fattr.config import AnnotateConfig
+from fattr.errors import UsageError
 from fattr.sizing import Sizing, size_for
 
 Engine = Literal["ray", "local"]
@@ -45,14 +46,18 @@ def fit_to_cluster(
     from fattr.on_ray.pool import resources
 
     config, has = plan.config, resources()
-    device = plan.device if has.is_local else config.device
+    wanted = plan.device if has.is_local else config.device
     sizing = size_for(
-        "cpu" if config.preset == "auto" and device == "cpu" else config.preset,
+        "cpu" if config.preset == "auto" and wanted == "cpu" else config.preset,
         has,
         num_images=num_images,
         mean_bytes=total_bytes / num_images,
         actors=config.actor_range,
     )
-    if device == "auto":
-        device = "cuda" if sizing.gpus_per_actor else "cpu"
+    device = "cuda" if sizing.gpus_per_actor else "cpu"
+    if wanted not in ("auto", device) and (config.device != "auto" or device == "cuda"):
+        raise UsageError(
+            f"networks on {wanted}, but --preset {sizing.preset} has them on {device} (Ray knows of"
+            f" {has.gpus:g} GPUs): leave --device and --preset to fattr, or have them agree"
+        )
     return replace(plan, device=device), sizing

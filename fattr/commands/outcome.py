@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from fattr import storage
+from fattr.commands.exit_codes import EXIT_UNFINISHED
 from fattr.commands.profile import PROFILE
 from fattr.config import AnnotateConfig
 from fattr.errors import FattrError, RunError
@@ -17,8 +18,6 @@ from fattr.runs.record import RunRecord
 from fattr.runs.run import Run
 
 log = logging.getLogger(__name__)
-
-EXIT_DONE, EXIT_LIMIT, EXIT_USAGE, EXIT_UNFINISHED = 0, 1, 2, 3
 
 
 @contextmanager
@@ -37,7 +36,7 @@ def failures_told(
             log.warning("run.json could not be written: %s", unsaid)
         tell(config, record)
         if isinstance(err, FattrError | OSError):
-            raise RunError(problem_of(err, run)) from err
+            raise RunError(problem_at(err, run.output)) from err
         raise
 
 
@@ -56,17 +55,17 @@ def failure(config: AnnotateConfig, code: int, err: Exception, run: Run) -> dict
     elif config.hash_uris:
         kept = "the log of the command says what"
     else:
-        kept = problem_of(err, run)
+        kept = problem_at(err, run.output)
     return {"exit_code": code, "error": kept}
 
 
-def problem_of(err: FattrError | OSError, run: Run) -> str:
-    """What went wrong and what to do, on one line."""
+def problem_at(err: FattrError | OSError, output: str) -> str:
+    """What went wrong with an output, by its URI, and what to do, on one line."""
     if isinstance(err, RunError):
         return str(err)
     said = str(err)
     if isinstance(err, OSError):
-        said = f"reading or writing {run.output} failed: {storage.words_of(err)}"
+        said = f"reading or writing {output} failed: {storage.words_of(err)}"
     return f"{said}; what is done is kept: mend that and run the same command again"
 
 

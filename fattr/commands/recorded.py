@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
+import signal
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
 from fattr import storage
 from fattr.build import settings_id
+from fattr.commands.exit_codes import EXIT_SIGNAL, EXIT_UNFINISHED, EXIT_USAGE
+from fattr.commands.outcome import problem_at
 from fattr.errors import FattrError, RunError, StorageError, UsageError
 from fattr.records import Status
 from fattr.runs.record import RunRecord, new_run_id, versions
@@ -18,7 +21,6 @@ from fattr.runs.record import RunRecord, new_run_id, versions
 log = logging.getLogger(__name__)
 
 RUN = "run.json"
-EXIT_USAGE, EXIT_UNFINISHED = 2, 3
 
 
 def read_record(output: str) -> dict[str, Any]:
@@ -45,6 +47,7 @@ def recorded(
     *,
     job: str,
     settings: Mapping[str, Any],
+    check: Callable[[], None],
     **more: Any,  # noqa: ANN401 -- JSON
 ) -> Iterator[RunRecord]:
     """``run.json`` of a run that begins, or goes on; a failure is put down in it.
@@ -54,6 +57,7 @@ def recorded(
         said: What ``run.json`` says, where the run goes on.
         job: What it is a run of.
         settings: What makes two runs the same.
+        check: Raises where the lease is lost: ``run.json`` is another's then, and left alone.
         more: What else is said of it from now on.
 
     Raises:
@@ -72,23 +76,27 @@ def recorded(
     record.note("continued" if said else "began", error=None)
     try:
         yield record
+    except UsageError as error:
+        _note_end(record, check, "failed", exit_code=EXIT_USAGE, error=str(error))
+        raise
     except (FattrError, OSError) as error:
-        problem = problem_of(output, error)
-        code = EXIT_USAGE if isinstance(error, UsageError) else EXIT_UNFINISHED
-        try:
-            record.note("failed", exit_code=code, error=problem)
-        except FattrError as unsaid:  # as when the disk is full: what made the run fail matters
-            log.warning("run.json could not be written: %s", unsaid)
-        if isinstance(error, UsageError):
-            raise
+        problem = problem_at(error, output)
+        _note_end(record, check, "failed", exit_code=EXIT_UNFINISHED, error=problem)
         raise RunError(problem) from error
+    except (KeyboardInterrupt, SystemExit) as stop:  # SIGTERM is an exit
+        number = signal.SIGINT if isinstance(stop, KeyboardInterrupt) else signal.SIGTERM
+        _note_end(record, check, "stopped", exit_code=EXIT_SIGNAL + number)
+        raise
 
 
-def problem_of(output: str, error: FattrError | OSError) -> str:
-    """What went wrong and what to do, on one line."""
-    if isinstance(error, RunError | UsageError):
-        return str(error)
-    said = str(error)
-    if isinstance(error, OSError):
-        said = f"cannot write {output}: {storage.words_of(error)}"
-    return f"{said}; what is done is kept: mend that and run the same command again"
+def _note_end(
+    record: RunRecord,
+    check: Callable[[], None],
+    event: str,
+    **said: Any,  # noqa: ANN401 -- JSON
+) -> None:
+    try:
+        check()
+        record.note(event, **said)
+    except FattrError as unsaid:  # as when the disk is full: what made the run end matters
+        log.warning("run.json could not be written: %s", unsaid)

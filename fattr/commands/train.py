@@ -126,7 +126,7 @@ def train(config: TrainConfig) -> int:
         with hold_lease(job.output) as lease:
             said = read_run(job)  # again: another run may have been at it since
             if not is_finished(job, said):
-                with record_of(job, said) as record:
+                with record_of(job, said, lease) as record:
                     carry_out(job, *crops, record, lease)
     return 0
 
@@ -174,13 +174,14 @@ def _short(value: object) -> str:
     return text if len(text) <= 40 else f"{text[:37]}..."
 
 
-def record_of(job: Job, said: Mapping[str, Any]) -> AbstractContextManager[RunRecord]:
+def record_of(job: Job, said: Mapping[str, Any], lease: Lease) -> AbstractContextManager[RunRecord]:
     """``run.json`` of the run; see ``recorded``."""
     return recorded(
         job.output,
         said,
         job="train",
         settings=job.settings,
+        check=lease.check,
         checkpoints=CHECKPOINTS,
         workers=job.config.workers,
     )

@@ -278,18 +278,19 @@ def run_missing(job: Job) -> int:
         )
         with hold_lease(job.output) as lease:
             begin_search(job.output, job.request)
-            with record_of(job) as record:
+            with record_of(job, lease) as record:
                 search_on_ray(search, job.trials(), *crops, Progress(job, lease, record))
                 return finish(job, lease, record)
 
 
-def record_of(job: Job) -> AbstractContextManager[RunRecord]:
+def record_of(job: Job, lease: Lease) -> AbstractContextManager[RunRecord]:
     """``run.json`` of the search, also where an earlier command began it; see ``recorded``."""
     return recorded(
         job.output,
         read_record(job.output),
         job="tune",
         settings=job.request,
+        check=lease.check,
         trials=job.config.trials,
     )
 
@@ -402,5 +403,5 @@ def tune(config: TuneConfig) -> int:
     log.info("%d trials, %d of them over", len(trials), sum(t.is_over for t in trials))
     if not all(trial.is_over for trial in trials):
         return run_missing(job)
-    with hold_lease(job.output) as lease, record_of(job) as record:
+    with hold_lease(job.output) as lease, record_of(job, lease) as record:
         return finish(job, lease, record)

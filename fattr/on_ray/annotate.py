@@ -237,7 +237,6 @@ class Stages:
             DecodeActor,
             (builds_of["decode"], self.ledger, self.image_timeout_s, self.on_spans),
             compute=pool,
-            batch_size=None,
             num_cpus=CLUSTER_ACTOR_CPUS,
         )
         return self._labelled(rows, builds_of["label"], sender)
@@ -255,8 +254,6 @@ class Stages:
                 max_size=sizing.max_actors,
                 initial_size=sizing.initial_actors,
             ),
-            # Ray Data wants a number wherever there are GPUs; a block is one batch as it is.
-            batch_size=sizing.rows_per_block if sizing.gpus_per_actor else None,
             num_cpus=sizing.cpus_per_actor,
             num_gpus=sizing.gpus_per_actor,
         )
@@ -308,7 +305,11 @@ def _in_pool(
     arguments: tuple[Any, ...],
     **sizes: Any,  # noqa: ANN401
 ) -> ray.data.Dataset:
-    return rows.map_batches(actor, fn_constructor_args=arguments, batch_format="pyarrow", **sizes)
+    # Without its public twin's demand of a batch size wherever there are GPUs: up to so many rows,
+    # blocks that the fetches cut small would be put together again.
+    return rows.map_batches_internal(
+        actor, fn_constructor_args=arguments, batch_size=None, batch_format="pyarrow", **sizes
+    )
 
 
 def _write(staged: ray.data.Dataset, run: Run, sizing: Sizing, *, is_resumed: bool) -> None:

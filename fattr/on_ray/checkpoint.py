@@ -106,7 +106,7 @@ def strike_unsound(run: Run) -> int:
 
 
 def _num_rows_if_whole(uri: str) -> int:
-    """None of a file that was cut short."""
+    """0 of a file that was cut short."""
     try:
         return _num_rows(uri)
     except pa.ArrowInvalid:

@@ -5,6 +5,7 @@ What these callbacks raise there ends the run.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -50,6 +51,26 @@ def last_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[-1]
 
 
+class _Wish:
+    """The driver's wish that the run ends, asked every few seconds."""
+
+    def __init__(self, sender: Sender) -> None:
+        self._sender = sender
+        self._next_look = -math.inf
+
+    def heed(self, now: float) -> None:
+        """End the run if it is to end; ``now`` is in seconds.
+
+        Raises:
+            RunError: It is, with the driver's reason.
+        """
+        if now < self._next_look:
+            return
+        self._next_look = now + LOOK_EVERY_S
+        if words := self._sender.asked_to_stop():
+            raise RunError(words)
+
+
 class Patience(WorkerGroupCallback, ReportCallback):
     """Ends a run that fails again and again without getting any further, or that shall end.
 
@@ -59,9 +80,8 @@ class Patience(WorkerGroupCallback, ReportCallback):
     """
 
     def __init__(self, sender: Sender, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._sender, self._clock = sender, clock
+        self._sender, self._clock, self._wish = sender, clock, _Wish(sender)
         self._failures, self._is_told = 0, False
-        self._next_look = clock()
 
     def after_worker_group_start(self, worker_group: object) -> None:
         """A new group has not failed yet."""
@@ -78,18 +98,11 @@ class Patience(WorkerGroupCallback, ReportCallback):
         Raises:
             FattrError: The run must end.
         """
-        self._end_if_asked()
+        self._wish.heed(self._clock())
         if not worker_group_status.errors or self._is_told:
             return
         self._is_told = True
         self._judge(worker_group_status)
-
-    def _end_if_asked(self) -> None:
-        if self._clock() < self._next_look:
-            return
-        self._next_look = self._clock() + LOOK_EVERY_S
-        if words := self._sender.asked_to_stop():
-            raise RunError(words)
 
     def _judge(self, status: WorkerGroupPollStatus) -> None:
         errors, what = status.errors, "failed"
@@ -110,10 +123,10 @@ class Patience(WorkerGroupCallback, ReportCallback):
 
 
 class RoomWatch(ControllerCallback):
-    """Says that no group of workers can begin, and at last ends the run.
+    """Says that no group of workers can begin, and ends the run at last, or when it shall end.
 
     Ray Train waits for ever without a word, and where it counts on more nodes it asks for them
-    without a pause, on a whole core.
+    without a pause, on a whole core; so it tries again where a group fails to begin at once.
 
     Args:
         sender: For what is said.
@@ -131,6 +144,7 @@ class RoomWatch(ControllerCallback):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._sender, self._least, self._room, self._clock = sender, least, room, clock
+        self._wish = _Wish(sender)
         self._since: float | None = None
         self._said = 0.0
 
@@ -140,12 +154,13 @@ class RoomWatch(ControllerCallback):
         """At each step of Ray Train's.
 
         Raises:
-            RunError: It has waited long enough.
+            RunError: It has waited long enough, or the driver wants no more of it.
         """
         if not isinstance(current_state, WAITING):
             self._since = None
             return
         now = self._clock()
+        self._wish.heed(now)
         if self._since is None:
             self._since = self._said = now
         if now - self._since >= WITHOUT_ROOM_S:
@@ -159,7 +174,8 @@ class RoomWatch(ControllerCallback):
             self._sender.post(
                 f"waiting for {self._least} workers: {self._room()}{_why(current_state)}"
             )
-        if type(current_state) is type(previous_state):
+        is_failed = isinstance(current_state, ReschedulingState)
+        if is_failed or type(current_state) is type(previous_state):
             time.sleep(PAUSE_S)
 
 

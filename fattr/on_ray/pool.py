@@ -37,7 +37,6 @@ def in_actors(
     arguments: tuple[Any, ...],
     *,
     num_actors: int,
-    rows_per_block: int,
     use_gpu: bool,
 ) -> ray.data.Dataset:
     """Blocks through a pool of ``actor``, each made with ``arguments``.
@@ -46,11 +45,10 @@ def in_actors(
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RayDeprecationWarning)  # no other way before Ray 2.64
-        return fetched.map_batches(
+        return fetched.map_batches_internal(  # its public twin wants a batch size on GPUs
             actor,
             fn_constructor_args=arguments,
-            # Ray Data wants a number wherever there are GPUs; a block is one batch as it is.
-            batch_size=rows_per_block if use_gpu else None,
+            batch_size=None,
             batch_format="pyarrow",
             compute=ActorPoolStrategy(size=num_actors),
             num_cpus=ACTOR_CPUS if ray.cluster_resources()["CPU"] > 1 else 0,

@@ -58,7 +58,6 @@ def score_on_ray(plan: ScorePlan, samples: Sequence[Sample]) -> Generator[pa.Tab
             ScoreActor,
             (plan,),
             num_actors=num_actors,
-            rows_per_block=per_block,
             use_gpu=use_gpu,
         )
         yield from scored.iter_batches(batch_size=None, batch_format="pyarrow")

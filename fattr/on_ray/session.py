@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -59,7 +61,17 @@ def ray_session(worker_env: Mapping[str, str] | None = None) -> Iterator[None]:
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(TRAIN_START_S))
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's own coming default
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # fattr keeps the records
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # it would end a search as a failure
     runtime_env = {"env_vars": dict(worker_env)} if worker_env else None
+    with _our_sigterm():
+        _begin(runtime_env)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _begin(runtime_env: dict[str, Any] | None) -> None:
     if os.environ.get("RAY_ADDRESS"):
         _connect(os.environ["RAY_ADDRESS"], runtime_env)
     else:
@@ -81,10 +93,18 @@ def ray_session(worker_env: Mapping[str, str] | None = None) -> Iterator[None]:
                 log_to_driver=False,  # workers speak through on_ray.mailbox; logs stay in files
                 runtime_env=runtime_env,
             )
-    try:
-        yield
-    finally:
-        ray.shutdown()
+
+
+@contextmanager
+def _our_sigterm() -> Iterator[None]:
+    """What SIGTERM does stays as it was, whatever the block changes.
+
+    Ray's own handler prints a stack and aborts the process 3 s later, whatever it is clearing up.
+    """
+    ours = signal.getsignal(signal.SIGTERM)
+    yield
+    if threading.current_thread() is threading.main_thread():  # no other may set it
+        signal.signal(signal.SIGTERM, ours)
 
 
 def _connect(address: str, runtime_env: dict[str, Any] | None) -> None:

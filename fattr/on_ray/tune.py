@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import logging
 import math
@@ -17,7 +18,7 @@ from typing import Any
 import ray.cloudpickle
 import ray.tune
 import torch
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError
 from ray.tune import TuneError
 from ray.tune.schedulers import ASHAScheduler
 from torch import nn
@@ -25,6 +26,7 @@ from torch import nn
 from fattr import storage
 from fattr.errors import CannotTrainError, FattrError, RunError, UsageError
 from fattr.labelled_crops import LabelledCrops
+from fattr.on_ray.patience import last_line
 from fattr.runs.checkpoints import CheckpointStore, name_of
 from fattr.train.context import Group
 from fattr.train.loop import fit
@@ -37,6 +39,7 @@ AGAIN = "what is done is kept: run the same command again"
 # Ray's words where a process ended by itself: not with its node, nor only out of reach. Its error
 # keeps no other sign of it.
 PROCESS_DIED = "its worker process has died"
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
 FAILURE = "failure"  # instead of an epoch's figures: why these settings cannot be trained
 
 
@@ -248,7 +251,7 @@ class _Recorder(ray.tune.Callback):
         reason = _fault_of_its_own(error)
         if not reason:
             self._hindered.add(trial.config["number"])
-            self.hindrances.add(_last_line(error))
+            self.hindrances.add(last_line(error))
         return reason
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:  # noqa: ANN401
@@ -274,7 +277,7 @@ def _fault_of_its_own(error: Exception) -> str:
             return ""
         return f"its process died, the last of {RETRIES + 1} failures: out of memory, or a crash"
     if isinstance(error, RayTaskError) and not isinstance(error.cause, FattrError):
-        return _last_line(error)
+        return last_line(error)
     return ""
 
 
@@ -321,26 +324,36 @@ def search_on_ray(
 
 @contextlib.contextmanager
 def _ending(recorder: _Recorder) -> Iterator[None]:
-    """What ``on_change`` raised; else errors of Ray, or of the disk for Tune's files, as one line.
-
-    Tune wraps some of Ray's errors in others that name them in their text alone.
-    """
+    """What ``on_change`` raised; else errors of Ray, or of the system, as one line."""
     try:
         yield
     except (RayError, TuneError, RuntimeError, OSError) as err:
         if recorder.error:
             raise recorder.error from None
-        if isinstance(err, OSError):
-            said = f"cannot write in {tempfile.gettempdir()}: {storage.words_of(err)}"
-            raise RunError(f"{said}; {AGAIN}") from err
-        lost = [e for e in (err, err.__cause__, err.__context__) if isinstance(e, RayError)]
-        if not lost:
+        said = _said_of(err)
+        if not said:
             raise
-        raise RunError(f"the Ray engine failed: {_last_line(lost[0])}; {AGAIN}") from err
+        raise RunError(f"{said}; {AGAIN}") from err
 
 
-def _last_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
+def _said_of(error: Exception) -> str:
+    """What ended a search, in words; empty for a bug.
+
+    Tune wraps some of Ray's errors in others that name them in their text alone, and some of Ray's
+    are the system's too.
+    """
+    for cause in (error, error.__cause__, error.__context__):
+        if isinstance(cause, OutOfMemoryError):
+            return (
+                "Ray ended a trial for want of memory: lower --concurrent or the space's batch_size"
+            )
+        if isinstance(cause, RayError):
+            return f"the Ray engine failed: {last_line(cause)}"
+    if not isinstance(error, OSError):
+        return ""
+    if error.errno in UNWRITABLE or error.filename:
+        return f"cannot write in {tempfile.gettempdir()}: {storage.words_of(error)}"
+    return f"the search failed: {storage.words_of(error)}"
 
 
 def _tuner(

@@ -100,8 +100,12 @@ class Part:
         with storage.os_errors(uri):
             if self._temporary != self._path:  # S3 has no folders, only objects that mark one
                 self._files.create_dir(self._path.rpartition("/")[0], recursive=True)
-            self._stream = self._files.open_output_stream(self._temporary)
-            self._writer = pq.ParquetWriter(self._stream, schema, compression="zstd")
+            self._stream = self._writer = self._files.open_output_stream(self._temporary)
+            try:
+                self._writer = pq.ParquetWriter(self._stream, schema, compression="zstd")
+            except BaseException:  # as when the disk is full at the first bytes
+                self.abandon()
+                raise
         self._schema = schema
         self._held: list[pa.Table] = []
         self._num_held = 0
@@ -131,12 +135,11 @@ class Part:
             with storage.os_errors(self._uri):
                 self._writer.close()
                 self._stream.close()
+                if self._temporary != self._path:
+                    self._files.move(self._temporary, self._path)
         except BaseException:
             self.abandon()
             raise
-        if self._temporary != self._path:
-            with storage.os_errors(self._uri):
-                self._files.move(self._temporary, self._path)
 
     def abandon(self) -> None:
         """Leave nothing behind."""

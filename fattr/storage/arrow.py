@@ -10,7 +10,8 @@ requester pays cannot be read by pyarrow.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -60,7 +61,7 @@ def filesystem(uri: str, options: ReadOptions | None = None) -> tuple[FileSystem
     login = None if options.anonymous else s3.login(uri)
     if login is None or login.method in _FOUND_BY_PYARROW:
         return _s3(arguments, anonymous=options.anonymous), path
-    return PyFileSystem(_SignedIn(canonical_uri(uri), arguments)), path
+    return PyFileSystem(_Folderless(_SignedIn(canonical_uri(uri), arguments))), path
 
 
 def folderless(uri: str) -> tuple[FileSystem, str]:
@@ -71,7 +72,9 @@ def folderless(uri: str) -> tuple[FileSystem, str]:
         UsageError: No credentials, or wrong ones.
     """
     files, path = filesystem(uri)
-    return (PyFileSystem(_Folderless(files)) if isinstance(files, S3FileSystem) else files), path
+    return (
+        PyFileSystem(_Folderless(_Known(files))) if isinstance(files, S3FileSystem) else files
+    ), path
 
 
 def endpoint(url: str) -> tuple[str, str | None]:
@@ -100,14 +103,18 @@ def _s3(arguments: dict[str, Any], **credentials: str | bool | None) -> S3FileSy
 class _Folderless(FileSystemHandler):  # type: ignore[misc]
     """S3 in which no folder is made: keys need none, and to make one takes rights on the bucket."""
 
-    def __init__(self, files: S3FileSystem) -> None:
-        self._now = files
+    def __init__(self, connect: Callable[[], S3FileSystem]) -> None:
+        self._connect = connect
 
     def __eq__(self, other: object) -> bool:
-        return type(other) is type(self) and vars(self) == vars(other)
+        return isinstance(other, _Folderless) and self._connect == other._connect
 
     def __hash__(self) -> int:
-        return hash(type(self))
+        return hash(type(self._connect))
+
+    @property
+    def _now(self) -> S3FileSystem:
+        return self._connect()
 
     def get_type_name(self) -> str:
         return "s3"
@@ -155,22 +162,32 @@ class _Folderless(FileSystemHandler):  # type: ignore[misc]
         return self._now.open_append_stream(path, metadata=metadata)
 
 
-class _SignedIn(_Folderless):
-    """S3 with the credentials that boto3 has at the moment of each call.
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A store as it is."""
+
+    files: S3FileSystem
+
+    def __call__(self) -> S3FileSystem:
+        return self.files
+
+
+@dataclass(frozen=True, slots=True)
+class _SignedIn:
+    """A store with the credentials that boto3 has at the moment of each call.
 
     It is pickled without any: another process looks for its own.
     """
 
-    def __init__(self, uri: str, arguments: dict[str, Any]) -> None:
-        self._uri, self._arguments = uri, arguments
+    uri: str
+    arguments: dict[str, Any]
 
-    @property
-    def _now(self) -> S3FileSystem:
-        login = s3.login(self._uri)
+    def __call__(self) -> S3FileSystem:
+        login = s3.login(self.uri)
         if login is None:
-            return _s3(self._arguments)
+            return _s3(self.arguments)
         return _s3(
-            self._arguments,
+            self.arguments,
             access_key=login.key_id,
             secret_key=login.secret,
             session_token=login.token,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import logging
 import tomllib
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -18,6 +19,8 @@ from fattr.config import TrainConfig
 from fattr.errors import StorageError, UsageError
 from fattr.tuning.space import Value
 from fattr.tuning.space_file import COMMON, as_type, searchable, type_of
+
+log = logging.getLogger(__name__)
 
 ENDING = ".toml"  # of what --preset takes for a file
 
@@ -39,6 +42,9 @@ def settable() -> tuple[str, ...]:
 def resolved(config: Config) -> Config:
     """The flags with a preset file's settings for those not given; others as they are.
 
+    A flag given with its default's value is not told from one left out: a switch that the file
+    turns on stays on, which the log tells.
+
     Raises:
         UsageError: there is no such file, or it says what no preset does.
     """
@@ -51,6 +57,13 @@ def resolved(config: Config) -> Config:
         for name, value in said.items()
         if name == "preset" or getattr(config, name) == defaults[name]
     }
+    if on := [name.replace("_", "-") for name, value in wanted.items() if value is True]:
+        log.info(
+            "--preset %s turns on --%s; to have it off, change the file: --no-%s does not do it",
+            file,
+            ", --".join(on),
+            ", --no-".join(on),
+        )
     try:
         return dataclasses.replace(config, **wanted)
     except UsageError as err:

@@ -49,7 +49,7 @@ def job(faces, output: str = "o", **flags: object) -> Job:
 
 
 def begin(one: Job) -> None:
-    with record_of(one, read_run(one)):
+    with record_of(one, read_run(one), Held()):
         pass
 
 
@@ -126,7 +126,7 @@ def refuse_writes(monkeypatch):
 
 def test_an_epoch_that_cannot_be_put_down_is_told(faces, output, caplog, monkeypatch, tmp_path):
     one = job(faces, output)
-    with record_of(one, {}) as record:
+    with record_of(one, {}, Held()) as record:
         before = read_run(one)
         with monkeypatch.context() as patched:
             refuse_writes(patched)
@@ -140,7 +140,7 @@ def test_an_epoch_that_cannot_be_put_down_is_told(faces, output, caplog, monkeyp
 
 def test_an_epoch_without_the_lease_ends_training_and_is_not_put_down(faces, output, tmp_path):
     one = job(faces, output)
-    with record_of(one, {}) as record:
+    with record_of(one, {}, Held()) as record:
         before = read_run(one)
         with pytest.raises(RunError, match="the lease was lost"):
             note_epoch(one, record, Held(is_lost=True), 3, tmp_path)
@@ -149,7 +149,7 @@ def test_an_epoch_without_the_lease_ends_training_and_is_not_put_down(faces, out
 
 def test_an_epoch_puts_tensorboards_events_into_the_bucket(faces, s3_bucket, tmp_path):
     one = job(faces, f"{s3_bucket}/out")
-    with record_of(one, {}) as record, Tracker(tmp_path) as tracker:
+    with record_of(one, {}, Held()) as record, Tracker(tmp_path) as tracker:
         (tmp_path / "crops.png").write_bytes(b"not now")
         for epoch in (1, 2):
             tracker.epoch({"epoch": float(epoch), "valid_score": 0.5})
@@ -222,8 +222,8 @@ def test_a_place_that_holds_something_else_is_refused(faces, output):
         pytest.param(RunError("no luck"), "no luck", 3, id="run"),
         pytest.param(
             OSError(28, "No space left on device"),
-            "cannot write OUTPUT: No space left on device; what is done is kept: mend that and run"
-            " the same command again",
+            "reading or writing OUTPUT failed: No space left on device; what is done is kept: mend"
+            " that and run the same command again",
             3,
             id="full-disk",
         ),
@@ -242,12 +242,32 @@ def test_a_failure_is_put_down(faces, output, error, message, code):
     message = message.replace("OUTPUT", output)
     with (
         pytest.raises(UsageError if code == 2 else RunError) as caught,
-        record_of(one, {}),
+        record_of(one, {}, Held()),
     ):
         raise error
     assert str(caught.value) == message
     said = read_run(one)
     assert (said["exit_code"], said["error"]) == (code, message)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [RunError("the lease was lost"), OSError(28, "x"), UsageError("no"), KeyboardInterrupt()],
+    ids=["lease", "disk", "usage", "stopped"],
+)
+def test_the_run_that_took_over_keeps_its_record(faces, output, error):
+    one, lease = job(faces, output), Held()
+    theirs = b'{"run_id": "theirs"}'
+
+    def lose() -> None:
+        with record_of(one, {}, lease):
+            lease.is_lost = True
+            storage.write_bytes(f"{output}/run.json", theirs)
+            raise error
+
+    with pytest.raises((FattrError, KeyboardInterrupt)):
+        lose()
+    assert storage.read_bytes(f"{output}/run.json") == theirs
 
 
 def test_a_bucket_that_may_not_be_written_is_one_line(faces, use_endpoint, capsys):

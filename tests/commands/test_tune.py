@@ -207,9 +207,27 @@ def test_the_best_settings_are_the_whole_training(tmp_path):
     assert resolved(bare) == trained
 
 
-def finish_of(job, *, is_lost=False):
-    with record_of(job) as record:
-        return finish(job, Held(is_lost=is_lost), record)
+@pytest.mark.parametrize(
+    ("said", "flags", "on"),
+    [
+        ("compile = true\ndeterministic = true", {}, "--compile, --deterministic"),
+        ("compile = true\ndeterministic = true", {"compile": True}, "--deterministic"),
+        ("compile = false\ndropout = 0.5\naccumulate = 1", {}, ""),
+    ],
+)
+def test_a_switch_that_a_preset_file_turns_on_is_told(tmp_path, caplog, said, flags, on):
+    """--no-compile cannot turn it off: it says what its absence does."""
+    caplog.set_level("INFO", logger="fattr")
+    file = tmp_path / "mine.toml"
+    file.write_text(f'preset = "tiny"\n{said}\n')
+    resolved(config(preset=str(file), **flags))
+    told = f"--preset {file} turns on {on}; to have it off, change the file: --no-"
+    assert [message[: len(told)] for message in caplog.messages] == ([told] if on else [])
+
+
+def finish_of(job):
+    with record_of(job, Held()) as record:
+        return finish(job, Held(), record)
 
 
 class Held:
@@ -269,12 +287,23 @@ def test_at_the_end_the_best_is_written_and_no_checkpoint_is_left(tmp_path):
 def test_nothing_is_written_once_the_lease_is_lost(tmp_path):
     job = job_of(tmp_path, Trial(number=0, settings={}))
     (waiting,) = job.trials()
-    with record_of(job) as record:
-        progress = Progress(job, Held(is_lost=True), record)
+    epoch = waiting.with_epoch({"epoch": 1.0, "valid_score": 0.5})
+    before = []
+
+    def lose(end) -> None:
+        lease = Held()
+        with record_of(job, lease) as record:
+            before.append((tmp_path / "run.json").read_bytes())
+            lease.is_lost = True
+            end(lease, record)
+
+    for end in (
+        lambda lease, record: Progress(job, lease, record)(epoch),
+        lambda lease, record: finish(job, lease, record),
+    ):
         with pytest.raises(RunError, match="the lease was lost"):
-            progress(waiting.with_epoch({"epoch": 1.0, "valid_score": 0.5}))
-    with pytest.raises(RunError, match="the lease was lost"):
-        finish_of(job, is_lost=True)
+            lose(end)
+        assert (tmp_path / "run.json").read_bytes() == before[-1]
     assert job.trials() == [waiting]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run.json", "trials"]
 
@@ -288,13 +317,13 @@ def test_run_json_tells_the_search_and_how_it_ended(tmp_path):
     job = dataclasses.replace(job, request={"preset": "tiny"})
     _, waiting = job.trials()
     problem = r"^s3://b/t: unavailable: 503; what is done is kept: mend"
-    with pytest.raises(RunError, match=problem), record_of(job):
+    with pytest.raises(RunError, match=problem), record_of(job, Held()):
         raise StorageError("unavailable", "s3://b/t", "503")
     first = said_of(job)
     assert (first["job"], first["exit_code"], first["settings"]) == ("tune", 3, {"preset": "tiny"})
     assert first["error"].startswith("s3://b/t: unavailable")
     assert {"ray", "torch", "python"} <= set(first["versions"])
-    with record_of(job) as record:
+    with record_of(job, Held()) as record:
         progress = Progress(job, Held(), record)
         over = waiting.with_epoch({"epoch": 1.0, "valid_score": 0.5}).ended(State.FINISHED)
         progress(over)

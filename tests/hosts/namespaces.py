@@ -117,13 +117,15 @@ def two_hosts(folder: Path, hidden: Sequence[Path]) -> Iterator[tuple[Host, Host
 
 @contextmanager
 def _namespaces(names: Sequence[str]) -> Iterator[None]:
-    for name in names:
-        _ip("netns", "add", name)
-        _ip("-n", name, "link", "set", "lo", "up")
+    made = []
     try:
+        for name in names:
+            _ip("netns", "add", name)
+            made.append(name)
+            _ip("-n", name, "link", "set", "lo", "up")
         yield
     finally:
-        for name in names:
+        for name in made:
             Host(name, "").end_all()
             _ip("netns", "delete", name)
 

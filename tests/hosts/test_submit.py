@@ -1,4 +1,7 @@
-"""``ray job submit`` from a fresh clone to a head with a job server, without a network."""
+"""``ray job submit`` from a clone of the last commit to a job server, without a network.
+
+One after another: the last one installs what the first ones do without.
+"""
 
 from __future__ import annotations
 
@@ -109,9 +112,11 @@ def place(tmp_path_factory):
         start += ["--dashboard-host", "127.0.0.1", "--dashboard-port", DASHBOARD.split(":")[-1]]
         start += ["--temp-dir", folder / "ray"]
         with host.start([place.python, "-c", RAY, *start], place.environment, log) as head:
-            wait_for_server(place, head, log)
-            yield place
-            host.end_all()
+            try:
+                wait_for_server(place, head, log)
+                yield place
+            finally:
+                host.end_all()
 
 
 def counts(output: Path) -> tuple[int, int]:

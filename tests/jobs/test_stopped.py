@@ -9,9 +9,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
+from sessions import started
 
 JOB = Path(__file__).parents[2] / "jobs" / "annotate.py"
 WAIT_S = 180
@@ -30,19 +32,19 @@ class Room:
         self.argv = [sys.executable, str(JOB), "--images", str(images), "--engine", engine]
         self.argv += ["--output", str(self.output), "--model", str(model)]
 
-    def start(self) -> subprocess.Popen[str]:
-        environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0"}
-        return subprocess.Popen(self.argv, stderr=subprocess.PIPE, text=True, env=environment)
+    def start(self) -> AbstractContextManager[subprocess.Popen[str]]:
+        return started(self.argv, os.environ | {"RAY_USAGE_STATS_ENABLED": "0"})
 
     def stop(self, when: Callable[[], object], number: int) -> tuple[int, list[str]]:
         """Exit code and lines of a run that gets a signal once that is so."""
-        process, deadline = self.start(), time.monotonic() + WAIT_S
-        while not when():
-            assert process.poll() is None, process.stderr.read()
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        process.send_signal(number)
-        _, said = process.communicate(timeout=WAIT_S)
+        deadline = time.monotonic() + WAIT_S
+        with self.start() as process:
+            while not when():
+                assert process.poll() is None, process.stderr.read()
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            process.send_signal(number)
+            _, said = process.communicate(timeout=WAIT_S)
         return process.returncode, said.splitlines()
 
     def files(self, pattern: str) -> list[Path]:
@@ -77,8 +79,8 @@ def test_on_ray_too_and_the_same_command_ends_what_it_began(
     assert (ended, said[-1]) == (code, STOPPED), said
     assert not [line for line in said if "Traceback" in line]
     assert room.lease["released"]
-    again = room.start()
-    _, words = again.communicate(timeout=WAIT_S)
+    with room.start() as again:
+        _, words = again.communicate(timeout=WAIT_S)
     assert again.returncode == 0, words
     assert "going on with it" in words
     (run,) = room.files("_SUCCESS")

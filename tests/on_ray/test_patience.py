@@ -239,8 +239,23 @@ def test_a_driver_that_wants_the_end_gets_it(run):
     assert message(run([asked], [itertools.repeat(GOES_ON)])) == "the lease was lost"
 
 
-def test_waiting_for_room_is_told_each_minute_and_ends(run, monkeypatch):
-    monkeypatch.setattr(patience, "PAUSE_S", 0.0)
+@pytest.fixture
+def pauses(monkeypatch):
+    """How long each was; none is made."""
+    made = []
+    monkeypatch.setattr(patience.time, "sleep", made.append)
+    return made
+
+
+@pytest.mark.usefixtures("pauses")
+def test_so_it_does_where_there_is_no_room(run):
+    watch = RoomWatch(
+        Posted("the lease was lost"), least=2, room=str, clock=itertools.count().__next__
+    )
+    assert message(run([watch], has_room=False)) == "the lease was lost"
+
+
+def test_waiting_for_room_is_told_each_minute_and_ends(run, pauses):
     sender = Posted()
     watch = RoomWatch(
         sender, least=2, room=lambda: "there is none", clock=itertools.count(0, 20).__next__
@@ -250,17 +265,33 @@ def test_waiting_for_room_is_told_each_minute_and_ends(run, monkeypatch):
         " with fewer --workers: what is done is kept"
     )
     assert sender.lines == ["waiting for 2 workers: there is none"] * 29
+    assert len(pauses) >= 29
 
 
-def test_workers_that_cannot_begin_are_told_with_the_reason(run):
+LATE = WorkerGroupStartupTimeoutError(2)
+
+
+def test_workers_that_cannot_begin_are_told_with_the_reason(run, pauses):
+    """Here each minute they fail, or begin anew; after a failure there is a pause."""
     sender = Posted()
     watch = RoomWatch(
-        sender, least=2, room=lambda: "there is some", clock=itertools.count(0, 40).__next__
+        sender, least=2, room=lambda: "there is some", clock=itertools.count(0, 60).__next__
     )
-    late = WorkerGroupStartupTimeoutError(2)
-    assert isinstance(run([watch], [late, late, late, [DONE]]), FinishedState)
-    assert len(sender.lines) == 3
-    assert all(line.startswith("waiting for 2 workers: there is some") for line in sender.lines)
+    assert isinstance(run([watch], [LATE, LATE, LATE, [DONE]]), FinishedState)
+    waiting = "waiting for 2 workers: there is some"
+    assert sender.lines == [f"{waiting} (the last try: {LATE})", waiting] * 3
+    assert pauses == [patience.PAUSE_S] * 3
+
+
+@pytest.mark.usefixtures("pauses")
+def test_workers_that_never_begin_end_the_run_with_the_reason(run):
+    watch = RoomWatch(
+        Posted(), least=2, room=lambda: "there is some", clock=itertools.count(0, 40).__next__
+    )
+    assert message(run([watch], itertools.repeat(LATE))) == (
+        f"no 2 workers could begin in 30 minutes: there is some (the last try: {LATE}); add nodes,"
+        " or run the same command with fewer --workers: what is done is kept"
+    )
 
 
 def test_only_waiting_in_a_row_counts():

@@ -18,6 +18,7 @@ from ray.core.generated.common_pb2 import ActorDiedErrorContext
 from ray.exceptions import (
     ActorDiedError,
     ActorUnavailableError,
+    GetTimeoutError,
     OutOfMemoryError,
     RayError,
     RayTaskError,
@@ -311,13 +312,23 @@ AGAIN = "; what is done is kept: run the same command again"
         (RpcError("the head is\nnot there"), "the Ray engine failed: not there"),
         (
             wrapped(RuntimeError("Caught unexpected exception"), OutOfMemoryError("killed")),
-            "the Ray engine failed: killed",
+            "Ray ended a trial for want of memory: lower --concurrent or the space's batch_size",
         ),
         (wrapped(TuneError("a traceback"), RpcError("lost")), "the Ray engine failed: lost"),
         (
             OSError(errno.ENOSPC, "No space left on device", "/tmp/fattr-tune-1/error.pkl"),
             "cannot write in /scratch: No space left on device",
         ),
+        (
+            OSError(errno.EDQUOT, "of a message alone"),
+            "cannot write in /scratch: Disk quota exceeded",
+        ),
+        (
+            OSError(errno.EIO, "I/O error", "/tmp/fattr-tune-1/error.pkl"),
+            "cannot write in /scratch: Input/output error",
+        ),
+        (ConnectionRefusedError(errno.ECONNREFUSED, "x"), "the search failed: Connection refused"),
+        (GetTimeoutError("Get timed out"), "the Ray engine failed: Get timed out"),
     ],
 )
 def test_what_ray_or_its_files_fail_with_is_one_line(error, said, crops, tmp_path, monkeypatch):
