@@ -83,11 +83,11 @@ class Host:
 
 
 @contextmanager
-def lone_host() -> Iterator[Host]:
-    """One that reaches itself, by 127.0.0.1, and nobody else."""
+def lone_host(folder: Path) -> Iterator[Host]:
+    """One that reaches itself, by 127.0.0.1, and nobody else; ``folder`` as for two."""
     name = f"fattr-{os.getpid()}"
     with _namespaces([name]):
-        yield Host(name, "127.0.0.1")
+        yield Host(name, "127.0.0.1", (_knowing(folder, {name: "127.0.0.1"}),))
 
 
 @contextmanager
@@ -100,10 +100,7 @@ def two_hosts(folder: Path, hidden: Sequence[Path]) -> Iterator[tuple[Host, Host
     """
     names = [f"fattr{os.getpid()}{letter}" for letter in "ab"]
     addresses = [f"{BRIDGE_NET}.{number}" for number in (1, 2)]
-    book = folder / "hosts"
-    lines = [f"{address} {name}" for address, name in zip(addresses, names, strict=True)]
-    book.write_text("\n".join(["127.0.0.1 localhost", *lines, ""]))
-    know = f"mount --bind {shlex.quote(str(book))} /etc/hosts"
+    know = _knowing(folder, dict(zip(names, addresses, strict=True)))
     own = [f"mount -t tmpfs none {shlex.quote(str(path))}" for path in hidden]
     with _namespaces(names):
         _ip("link", "add", "eth0", "netns", names[0], "type", "veth", "peer", "name", "eth0",
@@ -113,6 +110,14 @@ def two_hosts(folder: Path, hidden: Sequence[Path]) -> Iterator[tuple[Host, Host
             _ip("-n", name, "link", "set", "eth0", "up")
         first, second = names
         yield Host(first, addresses[0], (know,)), Host(second, addresses[1], (know, *own))
+
+
+def _knowing(folder: Path, addresses: Mapping[str, str]) -> str:
+    """What has a host know others, and itself, by name."""
+    book = folder / "hosts"
+    lines = [f"{address} {name}" for name, address in addresses.items()]
+    book.write_text("\n".join(["127.0.0.1 localhost", *lines, ""]))
+    return f"mount --bind {shlex.quote(str(book))} /etc/hosts"
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from hosts.namespaces import Host, skip_where_not_permitted, two_hosts
 from benchmarks.faults.annotating import differences
 from fattr.datasets import synthetic
 
-pytestmark = [pytest.mark.ray, pytest.mark.full]
+pytestmark = [pytest.mark.ray]
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 240
@@ -123,6 +123,7 @@ def site(tmp_path_factory):
         yield Site(folder, first, second)
 
 
+@pytest.mark.full
 def test_annotate_labels_on_a_host_without_the_drivers_disk(site, photo_folder, models):
     argv = ["jobs/annotate.py", "--images", "s3://photos", "--model", models.looks, "--output"]
     with site.store(), site.cluster(first_cpus=0, second_cpus=4) as address:
@@ -138,6 +139,7 @@ def test_annotate_labels_on_a_host_without_the_drivers_disk(site, photo_folder, 
     assert differences(site.folder / "tables" / "shared", site.folder / "tables" / "calm") == []
 
 
+@pytest.mark.drills
 def test_two_workers_train_over_the_cable(site):
     synthetic.write(site.folder / "drawn", 60, seed=0, image_px=96)
     argv = ["jobs/train.py", "--preset", "tiny", "--data", "synthetic:s3://drawn", "--epochs", 1]

@@ -20,14 +20,20 @@ SEARCH = ("--space", "rate", "--trials", "1")
 STOPPED = "stopped; the same command goes on"
 
 
-@pytest.mark.full
 @pytest.mark.ray
 @pytest.mark.parametrize(
     ("job", "more", "begun", "number", "code", "said"),
     [
-        ("train", (), "checkpoints/*", signal.SIGINT, 130, STOPPED),
-        ("train", (), "checkpoints/*", signal.SIGTERM, 143, STOPPED),
-        ("tune", SEARCH, "trials/*/trial.json", signal.SIGINT, 130, STOPPED),
+        pytest.param(
+            *("train", (), "checkpoints/*", signal.SIGINT, 130, STOPPED), marks=pytest.mark.drills
+        ),
+        pytest.param(
+            *("train", (), "checkpoints/*", signal.SIGTERM, 143, STOPPED), marks=pytest.mark.full
+        ),
+        pytest.param(
+            *("tune", SEARCH, "trials/*/trial.json", signal.SIGINT, 130, STOPPED),
+            marks=pytest.mark.drills,
+        ),
     ],
 )
 def test_an_interrupted_job_is_no_success_and_says_so(

@@ -67,9 +67,14 @@ def test_a_run_that_is_stopped_says_so_and_lets_others_have_the_output(
     assert not room.files("_SUCCESS")
 
 
-@pytest.mark.full
 @pytest.mark.ray
-@pytest.mark.parametrize(("number", "code"), SIGNALS)
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        pytest.param(*SIGNALS[0], marks=pytest.mark.drills),
+        pytest.param(*SIGNALS[1], marks=pytest.mark.full),
+    ],
+)
 def test_on_ray_too_and_the_same_command_ends_what_it_began(
     photo_folder, models, tmp_path, number, code
 ):

@@ -109,7 +109,7 @@ def test_images_that_end_their_process_are_rows_and_the_others_as_ever(
         assert row | {"image_id": 0, "etag": ""} == want | {"image_id": 0, "etag": ""}
 
 
-@pytest.mark.full
+@pytest.mark.drills
 def test_an_image_that_takes_the_waiting_process_along_is_bounded_too(
     ray_cluster, poisoned, plan, run, photographs, tmp_path
 ):
@@ -122,7 +122,7 @@ def test_an_image_that_takes_the_waiting_process_along_is_bounded_too(
     assert row["reason"] == "the process that waited for it was killed twice"
 
 
-@pytest.mark.full
+@pytest.mark.drills
 def test_decoding_in_other_actors_gives_equal_rows_and_bounds_poison_too(
     ray_cluster, poisoned, plan, run, photographs, tmp_path
 ):
@@ -255,8 +255,8 @@ def test_going_on_in_a_bucket(ray_cluster, s3_bucket, plan, models, photographs)
     assert num_done(done) <= 90
 
 
-@pytest.mark.full
-@pytest.mark.parametrize("num_cpus", [pytest.param(1, marks=pytest.mark.drills), 2])
+@pytest.mark.drills
+@pytest.mark.parametrize("num_cpus", [1, 2])
 def test_going_on_with_few_cpus_is_no_deadlock(num_cpus, models, run, photographs):
     """The filter of what is done holds a whole CPU."""
     write_manifest(run, photographs * 20)
