@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import time
 import venv
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ class Place:
 
     folder: Path
     host: Host
+    session: Path  # Ray's; a socket's path has room for 107 letters
 
     @property
     def clone(self) -> Path:
@@ -94,7 +96,7 @@ def start_head(place: Place) -> subprocess.Popen[bytes]:
     """``ray start``, again where a busy machine takes longer for a process than Ray's 30 s."""
     words = ["start", "--head", "--block", "--num-cpus", 4, "--port", PORT]
     words += ["--dashboard-host", "127.0.0.1", "--dashboard-port", DASHBOARD.split(":")[-1]]
-    words += ["--temp-dir", place.folder / "ray"]
+    words += ["--temp-dir", place.session]
     log = place.folder / "head.log"
     for _ in range(3):
         head = place.host.start([place.python, "-c", RAY, *words], place.environment, log)
@@ -113,8 +115,8 @@ def place(tmp_path_factory):
     subprocess.run(["git", "clone", "--quiet", ROOT, folder / "clone"], check=True)
     (folder / "home").mkdir()
     make_environment(folder)
-    with lone_host(folder) as host:
-        place = Place(folder, host)
+    with lone_host(folder) as host, tempfile.TemporaryDirectory(prefix="ray-") as session:
+        place = Place(folder, host, Path(session))
         assert place.ray("get-auth-token", "--generate").returncode == 0
         head = start_head(place)
         try:
@@ -154,7 +156,7 @@ def test_annotate_from_a_clone_and_again_in_the_same_environment(place, photo_fo
     assert again.done.returncode == 0, again.words
     assert "already exists, skipping upload" in again.words
     assert counts(output) == (num_images, num_faces)  # nothing was new
-    packages = [p for p in (place.folder / "ray").rglob("_ray_pkg_*") if p.is_dir()]
+    packages = [p for p in place.session.rglob("_ray_pkg_*") if p.is_dir()]
     assert len(packages) == 1
     assert (packages[0] / "fattr" / "models").is_dir()
     assert not {".git", "tests", "docs", "benchmarks"} & {

@@ -7,6 +7,7 @@ import os
 import secrets
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -35,6 +36,7 @@ class Site:
     folder: Path
     first: Host
     second: Host
+    session: Path  # Ray's, of each host; a socket's path has room for 107 letters
 
     @property
     def environment(self) -> dict[str, str]:
@@ -84,7 +86,7 @@ class Site:
     @contextmanager
     def cluster(self, *, first_cpus: int, second_cpus: int) -> Iterator[str]:
         """Ray on both hosts; its address."""
-        told = {"--port": RAY_PORT, "--num-cpus": first_cpus, "--temp-dir": self.folder / "ray"}
+        told = {"--port": RAY_PORT, "--num-cpus": first_cpus, "--temp-dir": self.session}
         told |= {"--include-dashboard": "false", "--node-ip-address": self.first.address}
         head = ["start", "--head", "--block", *(w for flag in told.items() for w in flag)]
         node = ["start", "--address", self.address, "--block", "--num-cpus", second_cpus]
@@ -119,8 +121,9 @@ def site(tmp_path_factory):
     skip_where_not_permitted()
     base = tmp_path_factory.getbasetemp()
     folder = tmp_path_factory.mktemp("site")
-    with two_hosts(folder, [base]) as (first, second):
-        yield Site(folder, first, second)
+    with tempfile.TemporaryDirectory(prefix="ray-") as session:
+        with two_hosts(folder, [base, Path(session)]) as (first, second):
+            yield Site(folder, first, second, Path(session))
 
 
 @pytest.mark.full
