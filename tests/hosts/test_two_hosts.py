@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -121,9 +122,13 @@ def site(tmp_path_factory):
     skip_where_not_permitted()
     base = tmp_path_factory.getbasetemp()
     folder = tmp_path_factory.mktemp("site")
-    with tempfile.TemporaryDirectory(prefix="ray-") as session:
-        with two_hosts(folder, [base, Path(session)]) as (first, second):
-            yield Site(folder, first, second, Path(session))
+    session = Path(tempfile.gettempdir()) / f"ray-{secrets.token_hex(4)}"
+    session.mkdir()
+    try:
+        with two_hosts(folder, [base, session]) as (first, second):
+            yield Site(folder, first, second, session)
+    finally:
+        shutil.rmtree(session)
 
 
 @pytest.mark.full
