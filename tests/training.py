@@ -49,6 +49,11 @@ PLAN = TrainPlan(
 )
 
 
+def say(line: str) -> None:
+    """To the test; ``main`` has Ray's words of its nodes go elsewhere."""
+    print(line, file=sys.__stdout__, flush=True)
+
+
 def plan_of(epochs: int) -> TrainPlan:
     return replace(PLAN, recipe=replace(PLAN.recipe, epochs=epochs))
 
@@ -168,7 +173,7 @@ def repeat(what: str, uri: str, *, num_workers: int = 1, **asked: object) -> Non
     function, kind = LOOPS[what]
     store = kind(uri, num_best=1, metric="valid_score", lower_is_better=False)
     workers = Workers(least=num_workers, most=num_workers)
-    with mailbox(lambda word: print(word, flush=True)) as sender:
+    with mailbox(say) as sender:
         run_loop(functools.partial(function, **asked), sender, workers=workers, store=store)
 
 
@@ -185,7 +190,7 @@ def learn(
     from fattr.on_ray.train import Workers, fit_on_ray
 
     def on_epoch(metrics: Mapping[str, float]) -> None:
-        print(f"epoch {metrics['epoch']:.0f}", flush=True)
+        say(f"epoch {metrics['epoch']:.0f}")
         if metrics["epoch"] == refused:
             raise RunError("the lease was lost")
 
@@ -202,7 +207,7 @@ def learn(
             resize_every_s=2,
         ),
         store=store_of(uri),
-        on_start=lambda count: print(f"workers {count}", flush=True),
+        on_start=lambda count: say(f"workers {count}"),
         on_epoch=on_epoch,
     )
 
@@ -212,7 +217,8 @@ def main() -> None:
     from fattr.on_ray.session import ray_session
 
     what, uri, asked = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
-    logging.basicConfig(stream=sys.stdout, format="%(message)s", force=True)
+    sys.stdout = sys.stderr
+    logging.basicConfig(stream=sys.__stdout__, format="%(message)s", force=True)
     with ray_session():
         try:
             if what == "learn":
@@ -220,9 +226,9 @@ def main() -> None:
             else:
                 repeat(what, uri, **asked)
         except RunError as error:
-            print(f"RunError: {error}", flush=True)
+            say(f"RunError: {error}")
             sys.exit(3)
-    print("done", flush=True)
+    say("done")
 
 
 if __name__ == "__main__":

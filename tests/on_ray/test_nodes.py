@@ -65,7 +65,7 @@ def photographs(photo_folder) -> list[str]:
 
 # What an evaluation's actors do to labelled images: they are on the nodes whose GPUs they hold.
 IN_ACTORS = """
-import pyarrow as pa, ray
+import pyarrow as pa, ray, sys
 from fattr.on_ray.pool import in_actors
 from fattr.on_ray.session import ray_session
 
@@ -74,11 +74,12 @@ class Where:
         here = ray.get_runtime_context().get_node_id()
         return rows.append_column("node", pa.array([here] * rows.num_rows))
 
+sys.stdout = sys.stderr  # for Ray's words of its nodes
 with ray_session():
     rows = ray.data.from_arrow(pa.table({"n": range(20)})).repartition(target_num_rows_per_block=4)
     done = in_actors(rows, Where, (), num_actors=2, use_gpu=True).take_all()
     assert sorted(row["n"] for row in done) == list(range(20))
-    print(*{row["node"] for row in done})
+    print(*{row["node"] for row in done}, file=sys.__stdout__)
 """
 
 
