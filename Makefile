@@ -39,7 +39,8 @@ test-gpu: $(STAMP)
 test-full: $(STAMP)
 	{ command -v chromedriver && command -v strace && command -v ip; } > /dev/null || \
 		{ apt-get update -qq && apt-get install -qq -y chromium chromium-driver strace iproute2; } > /dev/null
-	$(BIN)/python -m pytest -q --durations=40 -m 'full and not gpu and not drills'
+	$(BIN)/python -m pytest -q --durations=10 --numprocesses auto --dist worksteal -m 'full and not ray and not gpu and not drills'
+	$(BIN)/python -m pytest -q --durations=40 -m 'full and ray and not gpu and not drills'
 
 # What takes too long for every change: all architectures, kills, searches, elastic training.
 drills: $(STAMP)

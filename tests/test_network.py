@@ -80,8 +80,15 @@ def three_photos(s3_bucket, moto_client, photo_folder) -> str:
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("place", ["folder", "bucket"])
-@pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=pytest.mark.ray)])
+@pytest.mark.parametrize(
+    ("engine", "place"),
+    [
+        ("local", "folder"),
+        ("local", "bucket"),
+        pytest.param("ray", "bucket", marks=pytest.mark.ray),
+        pytest.param("ray", "folder", marks=[pytest.mark.ray, pytest.mark.drills]),
+    ],
+)
 def test_the_kernel_sees_no_address_but_the_storages(
     engine, place, three_photos, photo_folder, models, tmp_path, monkeypatch
 ):

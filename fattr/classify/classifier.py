@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Forward = Callable[[UInt8Array], FloatArray]  # crops (N, H, W, 3) -> logits (N, L)
 
 BATCH_SIZE = 64  # crops of a call on a GPU
-CPU_BATCH_SIZE = 16  # as fast there as 64, which takes 220 MB more
+CPU_BATCH_SIZE = 8  # as fast there as 16, which takes 30 MB more, or 64, with 250 MB more
 
 
 def onnx_forward(model: bytes, *, num_threads: int) -> Forward:

@@ -19,12 +19,11 @@ from fattr.bundle import CARD, Bundle
 from fattr.classify.cost import cost_table, measure
 from fattr.commands.recorded import read_record, recorded
 from fattr.commands.train_data import (
-    check_data,
     choose_attributes,
     cut_crops,
-    held_out_splits,
     read_split,
     refuse_unlabelled,
+    usable_splits,
 )
 from fattr.commands.train_plan import build_plan, describe, digests, settings_of, shares
 from fattr.config import TrainConfig
@@ -190,13 +189,10 @@ def record_of(job: Job, said: Mapping[str, Any], lease: Lease) -> AbstractContex
 def checked(job: Job) -> Job:
     """The job with those images alone that it may use, and its settings with their digests.
 
-    Which these are depends on more than the two splits: on the pixels, and on a test split.
-
     Raises:
         UsageError: an image is missing or damaged.
     """
-    test = held_out_splits(job.config.data, job.config.limit)
-    train, valid = check_data(job.train, job.valid, test)
+    train, valid = usable_splits(job.config, job.train, job.valid)
     settings = job.settings | {"used": digests((*train, *valid))}
     return dataclasses.replace(job, train=train, valid=valid, settings=settings)
 

@@ -96,6 +96,16 @@ def check_data(
     return kept[: len(train)], kept[len(train) : len(train) + len(valid)]
 
 
+def usable_splits(
+    config: TrainConfig, train: Sequence[DatasetSplit], valid: Sequence[DatasetSplit]
+) -> tuple[list[DatasetSplit], list[DatasetSplit]]:
+    """``check_data`` of a job's splits, beside the test splits of the same data sets.
+
+    Which images are left depends on more than the two splits: on the pixels, and on a test split.
+    """
+    return check_data(train, valid, held_out_splits(config.data, config.limit))
+
+
 def cut_crops(
     config: TrainConfig,
     preset: TrainPreset,

@@ -15,12 +15,11 @@ from fattr.attributes import Attribute
 from fattr.classify.backbones import check_crop_size
 from fattr.commands.recorded import read_record, recorded
 from fattr.commands.train_data import (
-    check_data,
     choose_attributes,
     cut_crops,
-    held_out_splits,
     read_split,
     refuse_unlabelled,
+    usable_splits,
 )
 from fattr.commands.train_plan import build_plan, build_recipe, digests, settings_of
 from fattr.config import TrainConfig, TuneConfig
@@ -298,13 +297,10 @@ def record_of(job: Job, lease: Lease) -> AbstractContextManager[RunRecord]:
 def checked(job: Job) -> Job:
     """The job with those images alone that it may use, and its request with their digests.
 
-    Which these are depends on more than the two splits: on the pixels, and on a test split.
-
     Raises:
         UsageError: an image is missing or damaged.
     """
-    test = held_out_splits(job.config.data, job.config.limit)
-    train, valid = check_data(job.train, job.valid, test)
+    train, valid = usable_splits(job.config, job.train, job.valid)
     request = job.request | {USED: digests((*train, *valid))}
     return dataclasses.replace(job, train=train, valid=valid, request=request)
 

@@ -11,7 +11,7 @@ from s3_server import Answer, canned_server
 
 from fattr import storage
 from fattr.cli import run_job
-from fattr.commands import train
+from fattr.commands import train_data
 from fattr.commands.train import (
     Job,
     carry_out,
@@ -90,7 +90,7 @@ def test_a_data_set_of_which_more_is_left_out_is_another(faces, tmp_path, monkey
     own = tmp_path / "faces"
     shutil.copytree(faces, own)
     one = job(own, str(tmp_path / "out"))
-    (test,) = train.held_out_splits(one.config.data, None)
+    (test,) = train_data.held_out_splits(one.config.data, None)
     leaked, *others = one.train[0].samples
     shutil.copy(storage.local_path(test.samples[0].image_uri), storage.local_path(leaked.image_uri))
     begun = checked(one)
@@ -99,7 +99,7 @@ def test_a_data_set_of_which_more_is_left_out_is_another(faces, tmp_path, monkey
     said = read_run(one)
     assert not is_finished(one, said)
     assert not is_finished(checked(one), said)
-    monkeypatch.setattr(train, "held_out_splits", lambda specs, limit: [])
+    monkeypatch.setattr(train_data, "held_out_splits", lambda specs, limit: [])
     now = checked(one)
     assert now.train[0].samples == one.train[0].samples
     with pytest.raises(UsageError, match="a run with other settings \\(used "):

@@ -123,7 +123,7 @@ def test_two_workers_learn_what_one_does_without_ray(local, pair):
     assert training.losses(pair) == pytest.approx(training.losses(local), rel=1e-3)
 
 
-@pytest.mark.full
+@pytest.mark.drills  # in small, with drivers and nodes, in tests/faults
 def test_a_killed_worker_changes_no_bit(pair, tmp_path):
     uri = str(tmp_path / "checkpoints")
     with driver(uri, workers=[2, 2]) as disturbed:
