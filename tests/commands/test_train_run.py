@@ -11,7 +11,7 @@ from s3_server import Answer, canned_server
 
 from fattr import storage
 from fattr.cli import run_job
-from fattr.commands import train_data
+from fattr.commands import train, train_data
 from fattr.commands.train import (
     Job,
     carry_out,
