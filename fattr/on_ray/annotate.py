@@ -42,14 +42,9 @@ __all__ = ["MALLOC", "Blame", "Listener", "annotate_on_ray", "count_checkpointed
 
 log = logging.getLogger(__name__)
 
-# malloc's settings, for workers. Feature maps stay with the process when they are freed: given back
-# each time, clearing their pages anew takes a tenth of all time. The pixels of the largest pictures
-# go back at once: kept, they leave holes, and an actor's peak grows by 150 MB.
-MALLOC = {
-    "MALLOC_ARENA_MAX": "1",
-    "MALLOC_MMAP_THRESHOLD_": str(16 << 20),
-    "MALLOC_TRIM_THRESHOLD_": str(32 << 20),
-}
+# malloc's setting, for workers: an actor works in a thread, whose own arena would give every large
+# block back to the system and take it again.
+MALLOC = {"MALLOC_ARENA_MAX": "1"}
 
 LOOK_EVERY_S = 5.0
 STALLED_S = 1800.0  # nothing moved for so long, and no image is to blame: the run ends

@@ -9,7 +9,6 @@ import socket
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 import ray
 from ray._private import node, ray_constants, services
@@ -33,9 +32,10 @@ TRAIN_START_S = 20  # it waits for room, then looks at the cluster again; else 6
 # what its cores would lose to it, a tenth of a training on two of them.
 QUIET = {
     "RAY_event_stats": "0",  # counts and times of Ray's own handlers, for its own log
-    "RAY_prestart_worker_first_driver": "0",  # idle workers, of which a training needs none
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # of nodes that a provider takes back
 }
+
+PRESTART = "RAY_prestart_worker_first_driver"
 
 ANSWER_S = 10  # within which a cluster's head takes a connection; Ray itself tries for minutes
 
@@ -43,12 +43,16 @@ MIN_LOGICAL_CPUS = 4  # actors and Ray Data's own tasks each hold a slot: two sl
 
 
 @contextmanager
-def ray_session(worker_env: Mapping[str, str] | None = None) -> Iterator[None]:
+def ray_session(
+    worker_env: Mapping[str, str] | None = None, *, prestart: bool = False
+) -> Iterator[None]:
     """Connect to the cluster named by RAY_ADDRESS (as under ``ray job submit``), or start one here.
 
     A local cluster opens no dashboard, listens on the loopback interface only, sends no usage
     statistics, and ends with the block. Other clusters on the machine do not matter to it. The
-    processes of a session that begins here have ``worker_env`` in their environment.
+    processes of a session that begins here have ``worker_env`` in their environment. With
+    ``prestart``, a local cluster starts a worker for each of its CPUs at once: tasks and actors to
+    come take seconds less, but where there are none, workers only get in the way.
 
     Raises:
         UsageError: There is no cluster at RAY_ADDRESS, or none that this installation fits.
@@ -62,37 +66,36 @@ def ray_session(worker_env: Mapping[str, str] | None = None) -> Iterator[None]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's own coming default
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # fattr keeps the records
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # it would end a search as a failure
-    runtime_env = {"env_vars": dict(worker_env)} if worker_env else None
     with _our_sigterm():
-        _begin(runtime_env)
+        if os.environ.get("RAY_ADDRESS"):
+            _connect(os.environ["RAY_ADDRESS"], worker_env)
+        else:
+            with _environment({**(worker_env or {}), PRESTART: str(int(prestart))}):
+                _start_local()
     try:
         yield
     finally:
         ray.shutdown()
 
 
-def _begin(runtime_env: dict[str, Any] | None) -> None:
-    if os.environ.get("RAY_ADDRESS"):
-        _connect(os.environ["RAY_ADDRESS"], runtime_env)
-    else:
-        os.environ.setdefault("RAY_API_SERVER_ADDRESS", NO_DASHBOARD)
-        os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(STARTING_AT_ONCE))
-        for name, value in QUIET.items():
-            os.environ.setdefault(name, value)
-        logical_cpus = max(MIN_LOGICAL_CPUS, os.cpu_count() or 1)
-        with (
-            _on_loopback(),
-            _without(services, "start_api_server", result=("", None)),
-            _without(node.Node, "start_log_monitor"),
-        ):
-            ray.init(
-                address="local",
-                num_cpus=logical_cpus,
-                include_dashboard=False,
-                logging_level=logging.ERROR,
-                log_to_driver=False,  # workers speak through on_ray.mailbox; logs stay in files
-                runtime_env=runtime_env,
-            )
+def _start_local() -> None:
+    os.environ.setdefault("RAY_API_SERVER_ADDRESS", NO_DASHBOARD)
+    os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(STARTING_AT_ONCE))
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    logical_cpus = max(MIN_LOGICAL_CPUS, os.cpu_count() or 1)
+    with (
+        _on_loopback(),
+        _without(services, "start_api_server", result=("", None)),
+        _without(node.Node, "start_log_monitor"),
+    ):
+        ray.init(
+            address="local",
+            num_cpus=logical_cpus,
+            include_dashboard=False,
+            logging_level=logging.ERROR,
+            log_to_driver=False,  # workers speak through on_ray.mailbox; logs stay in files
+        )
 
 
 @contextmanager
@@ -107,12 +110,13 @@ def _our_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, ours)
 
 
-def _connect(address: str, runtime_env: dict[str, Any] | None) -> None:
+def _connect(address: str, worker_env: Mapping[str, str] | None) -> None:
     """Begin a session in a cluster that is there.
 
     Raises:
         UsageError: See ``ray_session``.
     """
+    runtime_env = {"env_vars": dict(worker_env)} if worker_env else None
     try:
         _knock(address)
         ray.init(logging_level=logging.ERROR, log_to_driver=False, runtime_env=runtime_env)
@@ -140,23 +144,37 @@ def _knock(address: str) -> None:
 
 
 @contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Processes that start meanwhile have these, and so have theirs.
+
+    Ray's ``runtime_env`` does as much, and takes two seconds of every start.
+    """
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
 def _on_loopback() -> Iterator[None]:
     """Have a cluster that starts meanwhile listen on 127.0.0.1 alone, as it does on a laptop.
 
     On Linux its node is otherwise found by the address that leads to the internet, and whoever
     reaches that reads the metrics. Ray takes no argument for it: 127.0.0.1 is replaced.
     """
-    name = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR  # tells Ray's processes and the workers
-    variable, constant = os.environ.get(name), ray_constants.ENABLE_RAY_CLUSTER
-    os.environ[name], ray_constants.ENABLE_RAY_CLUSTER = "0", False
-    try:
-        yield
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = constant
-        if variable is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = variable
+    constant = ray_constants.ENABLE_RAY_CLUSTER
+    with _environment({ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0"}):  # for all that start now
+        ray_constants.ENABLE_RAY_CLUSTER = False
+        try:
+            yield
+        finally:
+            ray_constants.ENABLE_RAY_CLUSTER = constant
 
 
 @contextmanager
