@@ -212,7 +212,7 @@ def ray_cluster(moto_endpoint):
     with pytest.MonkeyPatch.context() as patch:
         set_aws_environment(patch, moto_endpoint)
         patch.setenv("PYTHONPATH", str(Path(__file__).parent))  # workers import helpers of tests
-        session = ray_session()
+        session = ray_session({"GIVEN_TO_WORKERS": "1"})
         session.__enter__()
     yield
     session.__exit__(None, None, None)

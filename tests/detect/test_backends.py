@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import ncnn
 import numpy as np
@@ -71,7 +72,7 @@ def test_ncnn_says_what_the_published_network_says(shipped, astronaut):
 
 
 def test_ncnn_starts_no_threads_but_those_asked_for():
-    """A child of its own: other tests have started threads."""
+    """In a child: other tests have started threads. Its end also frees all memory in order."""
     code = """
 import sys, threading
 from pathlib import Path
@@ -91,6 +92,17 @@ backend([image], [letterbox((60, 90), 128)])
 sys.exit(count() - before)
 """
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_threads_that_share_it_find_what_one_finds(ncnn_backend, astronaut, hopper):
+    """Their feature maps come from one pool."""
+    photos = (astronaut, hopper)
+    looks = [([p], [letterbox(p.shape[:2], side)]) for p in photos for side in (320, 512)]
+    alone = [ncnn_backend(*look)[0].landmarks for look in looks]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda look: ncnn_backend(*look)[0].landmarks, looks * 10))
+    for number, landmarks in enumerate(found):
+        np.testing.assert_array_equal(landmarks, alone[number % len(looks)])
 
 
 def test_a_batch_without_a_face_gives_an_empty_answer_for_each_image(backend):

@@ -152,6 +152,14 @@ def test_nothing_listens_but_on_the_loopback_interface(ray_cluster):
 
 
 @pytest.mark.ray
+def test_workers_have_the_environment_given_and_the_driver_keeps_its_own(ray_cluster):
+    environment = ray.remote(lambda: dict(os.environ)).options(num_cpus=0)
+    seen = ray.get(environment.remote(), timeout=TIMEOUT_S)
+    assert seen["GIVEN_TO_WORKERS"] == "1"
+    assert "GIVEN_TO_WORKERS" not in os.environ
+
+
+@pytest.mark.ray
 def test_a_later_cluster_does_not_make_our_actors_seem_dead(ray_cluster):
     asking = ray.remote(_Self).options(num_cpus=0).remote()
     with other_cluster():
