@@ -20,6 +20,11 @@ ROWS_PER_READ = 50_000  # of a manifest, by one task
 MAX_BLOCK_BYTES = 64 << 20  # of compressed images
 BLOCKS_PER_ACTOR = 4  # at the least, so that all end at about the same time
 
+# What waits in the object store, on one machine. An actor's resident memory comes to hold all of
+# the store that its blocks have ever been in, and Ray Data by itself fetches a minute ahead.
+BLOCKS_AHEAD = 8  # for each actor
+MIN_STORE_BYTES = 160 << 20
+
 # Logical CPUs. An actor keeps a core busy but holds less than one; tasks that wait for storage hold
 # little. Fetch differs from the actors, else Ray would fuse the two and waits would block a model.
 ACTOR_CPUS, FETCH_CPUS, IO_CPUS = 0.5, 0.2, 0.1
@@ -72,6 +77,7 @@ class Sizing:
     rows_per_block: int
     rows_per_write: int
     max_fetches: int | None  # at a time; None: as many as there is room for
+    store_bytes: int | None  # of all blocks on their way; None: as many as Ray Data sees fit
 
 
 def size_for(
@@ -106,6 +112,8 @@ def size_for(
         )
     initial = min(max(least, room, 1), most or room or 1)
     num_decoders = _num_decoders(resources) if kind == "mixed" else 0
+    num_rows = rows_per_block(num_images, initial, mean_bytes, kind=kind)
+    is_alone = resources.is_local and kind == "cpu"
     return Sizing(
         preset=kind,
         min_actors=least,
@@ -120,9 +128,10 @@ def size_for(
         num_filters=_num_filters(resources),
         num_in_flight=NUM_IN_FLIGHT,
         num_reads=max(1, math.ceil(num_images / ROWS_PER_READ)),
-        rows_per_block=rows_per_block(num_images, initial, mean_bytes, kind=kind),
+        rows_per_block=num_rows,
         rows_per_write=rows_per_write(initial, kind),
         max_fetches=_max_fetches(initial, kind) if is_tight or resources.is_local else None,
+        store_bytes=_store_bytes(initial, num_rows * mean_bytes) if is_alone else None,
     )
 
 
@@ -147,6 +156,12 @@ def _max_fetches(num_actors: int, kind: str) -> int:
     """On one machine: each is a process, which takes a second and more of a core to start."""
     rate = IMAGES_PER_SECOND["cpu" if kind == "cpu" else "gpu"] * num_actors
     return max(2, math.ceil(rate / IMAGES_PER_FETCH))
+
+
+def _store_bytes(num_actors: int, block_bytes: float) -> int | None:
+    """None where the size of a block is unknown."""
+    ahead = int(BLOCKS_AHEAD * num_actors * block_bytes)
+    return max(MIN_STORE_BYTES, ahead) if block_bytes else None
 
 
 def count_actors(resources: Resources, *, use_gpu: bool) -> int:

@@ -98,6 +98,16 @@ def test_a_machine_of_its_own_starts_few_processes():
     assert sized(cluster(64, is_local=False), num_images=10**8).num_reads == 2000
 
 
+def test_a_machine_of_its_own_holds_some_blocks_for_each_actor_and_no_more():
+    small, large = sized(cluster(4), mean_bytes=2e4), sized(cluster(64), mean_bytes=5e6)
+    assert small.store_bytes == 160 << 20
+    blocks = large.store_bytes / (large.rows_per_block * 5e6)
+    assert blocks == pytest.approx(8 * large.initial_actors)
+    assert sized(cluster(64), mean_bytes=0).store_bytes is None
+    assert sized(cluster(64, nodes=2, is_local=False)).store_bytes is None
+    assert sized(cluster(64, gpus=1)).store_bytes is None
+
+
 def test_actors_as_asked_for():
     sizing = sized(cluster(64, nodes=8, is_local=False), actors=(4, 32))
     assert (sizing.min_actors, sizing.initial_actors, sizing.max_actors) == (4, 32, 32)

@@ -19,7 +19,13 @@ from typing import Any, ClassVar
 import pyarrow as pa
 import ray
 import ray.data
-from ray.data import ActorPoolStrategy, DataContext, SaveMode, TaskPoolStrategy
+from ray.data import (
+    ActorPoolStrategy,
+    DataContext,
+    ExecutionResources,
+    SaveMode,
+    TaskPoolStrategy,
+)
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.data.exceptions import ExecutionTimeoutError
 from ray.util.annotations import RayDeprecationWarning
@@ -166,6 +172,9 @@ def _context(
     context.execution_no_progress_timeout_s = STALLED_S + worst_s
     if sizing.gpus_per_actor:
         _keep_off_gpu_nodes(context)
+    context.execution_options.resource_limits = ExecutionResources.for_limits(
+        object_store_memory=sizing.store_bytes
+    )
     context.custom_execution_callback_classes = [_Watch]
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     _Watch.check = staticmethod(check)
