@@ -22,7 +22,7 @@ BLOCKS_PER_ACTOR = 4  # at the least, so that all end at about the same time
 
 # What waits in the object store, on one machine. An actor's resident memory comes to hold all of
 # the store that its blocks have ever been in, and Ray Data by itself fetches a minute ahead.
-BLOCKS_AHEAD = 8  # for each actor
+BLOCKS_AHEAD = 8  # for each actor in all; Ray Data shares them out among its steps
 MIN_STORE_BYTES = 160 << 20
 
 # Logical CPUs. An actor keeps a core busy but holds less than one; tasks that wait for storage hold

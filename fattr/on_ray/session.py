@@ -14,6 +14,7 @@ import ray
 from ray._private import node, ray_constants, services
 from ray.exceptions import RayError
 
+from fattr.build import cpu_count
 from fattr.errors import UsageError
 
 # Ray Train asks the dashboard whether its controller is alive. A cluster without one has nobody to
@@ -51,8 +52,9 @@ def ray_session(
     A local cluster opens no dashboard, listens on the loopback interface only, sends no usage
     statistics, and ends with the block. Other clusters on the machine do not matter to it. The
     processes of a session that begins here have ``worker_env`` in their environment. With
-    ``prestart``, a local cluster starts a worker for each of its CPUs at once: tasks and actors to
-    come take seconds less, but where there are none, workers only get in the way.
+    ``prestart``, a local cluster starts a worker for each of the machine's CPUs at once, if this
+    process may use them all: tasks and actors to come take seconds less, but where there are none,
+    workers only get in the way.
 
     Raises:
         UsageError: There is no cluster at RAY_ADDRESS, or none that this installation fits.
@@ -70,7 +72,9 @@ def ray_session(
         if os.environ.get("RAY_ADDRESS"):
             _connect(os.environ["RAY_ADDRESS"], worker_env)
         else:
-            with _environment({**(worker_env or {}), PRESTART: str(int(prestart))}):
+            is_whole = cpu_count() == os.cpu_count()
+            wanted = os.environ.get(PRESTART) or str(int(prestart and is_whole))
+            with _environment({PRESTART: wanted, **(worker_env or {})}):
                 _start_local()
     try:
         yield

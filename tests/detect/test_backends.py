@@ -91,7 +91,8 @@ image = np.zeros((60, 90, 3), np.uint8)
 backend([image], [letterbox((60, 90), 128)])
 sys.exit(count() - before)
 """
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_threads_that_share_it_find_what_one_finds(ncnn_backend, astronaut, hopper):

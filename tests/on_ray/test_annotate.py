@@ -17,10 +17,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from PIL import Image
+from ray.data import DataContext
 
 from fattr import storage
 from fattr.cli import run_job
 from fattr.on_ray.actor import DecodeActor, StageActor, builds
+from fattr.on_ray.annotate import _context
 from fattr.runs import manifest
 from fattr.runs.run import Run
 from fattr.stages import Fetch
@@ -85,6 +87,14 @@ def assert_same_tables(rows_of, output: str | Path, oracle: Path) -> None:
         expected = rows_of(oracle, table)
         assert len(expected) >= 7
         assert rows_of(output, table) == expected
+
+
+@pytest.mark.ray
+def test_as_many_blocks_wait_in_the_object_store_as_the_sizing_says(ray_cluster, tmp_path):
+    sizing = annotating.sizing_of(100, store_bytes=7 << 20)
+    with _context(Run(tmp_path.as_uri(), annotating.RUN_ID), sizing, 1.0, lambda: None):
+        limits = DataContext.get_current().execution_options.resource_limits
+    assert limits.object_store_memory == 7 << 20
 
 
 @pytest.mark.ray

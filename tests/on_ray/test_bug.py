@@ -277,7 +277,9 @@ def test_going_on_remembers_what_was_seen(
     for name in names:
         stage(run, name)
     told = {}
-    monkeypatch.setattr("fattr.on_ray.session.ray_session", contextlib.nullcontext)
+    monkeypatch.setattr(
+        "fattr.on_ray.session.ray_session", lambda *_, **__: contextlib.nullcontext()
+    )
     here = Resources(cpus=2, gpus=0, nodes=1, is_local=True, usable_cpus=2)
     monkeypatch.setattr("fattr.on_ray.pool.resources", lambda: here)
     monkeypatch.setattr(

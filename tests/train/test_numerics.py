@@ -52,7 +52,7 @@ def test_half_precision_learns_what_full_precision_does(plan, train_crops, valid
     )
     assert half.scaler["scale"] > 1
     assert full.scaler == {}
-    assert losses(half) == pytest.approx(losses(full), abs=0.01)  # the first is 0.31
+    assert losses(half) == pytest.approx(losses(full), abs=0.02)  # the first is 0.31
     assert losses(half) != losses(full)
 
 
