@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -47,8 +47,8 @@ class Bundle:
     spec: BundleSpec
     model_id: str
     folder: Path  # where it was read
-    weights: bytes  # safetensors of ``classify.network.AttributeNet``
-    onnx: bytes  # input ``crops`` (N, H, W, 3) uint8, output ``logits`` (N, L)
+    weights: bytes = field(repr=False)  # safetensors of ``classify.network.AttributeNet``
+    onnx: bytes = field(repr=False)  # input ``crops`` (N, H, W, 3) uint8, output ``logits`` (N, L)
 
     def figures(self) -> Mapping[str, Any]:
         """What evaluation measured, as kept beside the card; empty if nothing was."""

@@ -4,7 +4,7 @@ import pytest
 
 from fattr import bundle
 from fattr.attributes import Attribute, Kind, attribute
-from fattr.build import choose_models
+from fattr.build import choose_models, plan_annotate
 from fattr.classify.calibration import Calibration
 from fattr.config import AnnotateConfig
 from fattr.crop import named_rule
@@ -56,3 +56,10 @@ def test_a_sensitive_attribute_of_ones_own_can_be_asked_for(model):
 def test_a_name_that_no_model_predicts_is_refused(model, sensitive, message):
     with pytest.raises(UsageError, match=re.escape(message)):
         choose_models(config(model, sensitive))
+
+
+def test_a_plan_is_described_without_its_weights():
+    """Ray Data describes what it is given at each start: 20 MB took it a second."""
+    plan = plan_annotate(AnnotateConfig(images="i", output="o", device="cpu"))
+    weights = sum(len(model.weights) + len(model.onnx) for model, _ in plan.models)
+    assert len(repr(plan)) < weights / 100

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,7 +31,7 @@ class DetectorSource:
     """A detector in memory, so that it can be sent to workers without its file."""
 
     name: str  # SHIPPED, or the checkpoint's file name
-    data: bytes  # ONNX if SHIPPED, else the checkpoint file
+    data: bytes = field(repr=False)  # ONNX if SHIPPED, else the checkpoint file
     sha256: str
     normalisation: Normalisation
 

@@ -36,7 +36,8 @@ from fattr.errors import FattrError, RunError
 from fattr.on_ray import checkpoint
 from fattr.on_ray.actor import AnnotateActor, DecodeActor, StageActor, TracedBuild, builds
 from fattr.on_ray.checkpoint import count_checkpointed, drop_unrecorded
-from fattr.on_ray.ledger import Ledger
+from fattr.on_ray.ledger import CountingMailbox, Ledger
+from fattr.on_ray.lone import without_helpers
 from fattr.on_ray.mailbox import Sender, mailbox
 from fattr.runs.run import Run
 from fattr.sandbox import TRIES, BugError
@@ -44,13 +45,15 @@ from fattr.sizing import CLUSTER_ACTOR_CPUS, Sizing
 from fattr.spans import OnSpans, Recorder, Span
 from fattr.stages import Fetch, by_bytes, timed
 
-__all__ = ["MALLOC", "Blame", "Listener", "annotate_on_ray", "count_checkpointed"]
+__all__ = ["MALLOC", "PROCESSES", "Blame", "Listener", "annotate_on_ray", "count_checkpointed"]
 
 log = logging.getLogger(__name__)
 
 # malloc's setting, for workers: an actor works in a thread, whose own arena would give every large
 # block back to the system and take it again.
 MALLOC = {"MALLOC_ARENA_MAX": "1"}
+
+PROCESSES = 6  # on two cores: two actors, two fetches, a reader and the mailbox
 
 LOOK_EVERY_S = 5.0
 STALLED_S = 1800.0  # nothing moved for so long, and no image is to blame: the run ends
@@ -140,8 +143,9 @@ def annotate_on_ray(
     with (
         _ending(run),
         _context(run, sizing, blame.image_timeout_s, check),
-        mailbox(listener.on_item) as sender,
-        closing(Ledger(is_cleared=blame.is_code_cleared)) as ledger,
+        without_helpers(),
+        mailbox(listener.on_item, actor_class=CountingMailbox) as sender,
+        closing(Ledger(sender.actor, is_cleared=blame.is_code_cleared)) as ledger,
     ):
         on_spans = sender.post if listener.on_spans else None
         stages = Stages(plan, sizing, fetch, ledger, blame.image_timeout_s, on_spans)
@@ -176,6 +180,7 @@ def _context(
         object_store_memory=sizing.store_bytes
     )
     context.custom_execution_callback_classes = [_Watch]
+    context.issue_detectors_config.detectors = []  # ``StageActor`` knows of images that hang
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     _Watch.check = staticmethod(check)
     with DataContext.current(context), warnings.catch_warnings():

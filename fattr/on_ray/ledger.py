@@ -9,7 +9,7 @@ from typing import Any
 import ray
 
 from fattr.errors import RunError
-from fattr.on_ray.mailbox import TAKE_TIMEOUT_S, beside_driver
+from fattr.on_ray.mailbox import TAKE_TIMEOUT_S, Mailbox
 from fattr.sandbox import RaisedError, Suspicion, refuse_bug
 
 log = logging.getLogger(__name__)
@@ -17,40 +17,49 @@ log = logging.getLogger(__name__)
 MAX_STARTS = 3
 
 
-class _Counts:
-    """How often each thing was begun since it was last ended, and what images raised where."""
+class CountingMailbox(Mailbox):
+    """Also counts how often each thing was begun since it was last ended, and what images raised.
+
+    One actor for both: each is a process.
+    """
 
     def __init__(self) -> None:
+        super().__init__()
         self._begun: Counter[str] = Counter()
         self._suspicions: defaultdict[str, Suspicion] = defaultdict(Suspicion)
         self._traces: dict[str, str] = {}
 
     def begin(self, key: str) -> int:
+        """See ``Ledger.begin``, as those below."""
         self._begun[key] += 1
         return self._begun[key]
 
     def end(self, key: str) -> None:
+        """It is done."""
         self._begun.pop(key, None)
 
     def clear(self, stage: str) -> None:
+        """An image got through."""
         self._suspicions[stage].clear()
 
     def raised(self, stage: str, image_id: int, kind: str, trace: str) -> int:
+        """How many images have raised this kind."""
         self._traces.setdefault(kind, trace)
         return self._suspicions[stage].raised(kind, image_id)
 
     def traces(self) -> list[str]:
+        """One of each kind."""
         return list(self._traces.values())
 
 
 class Ledger:
-    """Counts tries; may be pickled. If its actor is killed, all counts begin anew.
+    """Counts tries in a ``CountingMailbox``, where all begin anew if it is killed; may be pickled.
 
     Where the code ``is_cleared`` from the start, images may raise without end.
     """
 
-    def __init__(self, *, is_cleared: bool = False) -> None:
-        self._counts, self._is_cleared = beside_driver(_Counts), is_cleared
+    def __init__(self, actor: Any, *, is_cleared: bool = False) -> None:  # noqa: ANN401
+        self._counts, self._is_cleared = actor, is_cleared
 
     def begin(self, key: str) -> int:
         """Which try this is of what ``key`` names, 1 at first; known before it begins."""
@@ -95,4 +104,3 @@ class Ledger:
                 log.warning("an image raised what was not foreseen: please report it\n%s", trace)
         except ray.exceptions.RayError:
             log.warning("what images raised, if any did, is in the logs of Ray's workers alone")
-        ray.kill(actor)

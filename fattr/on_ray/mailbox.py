@@ -26,21 +26,27 @@ def beside_driver(actor_class: type[Any]) -> Any:  # noqa: ANN401
     ).remote()
 
 
-class _Mailbox:
+class Mailbox:
+    """An actor's class: holds items until they are taken, and why no more are wanted."""
+
     def __init__(self) -> None:
         self._items: list[Any] = []
         self._why_stop = ""
 
     def stop(self, words: str) -> None:
+        """No more items are wanted."""
         self._why_stop = words
 
     def why_stop(self) -> str:
+        """Empty as long as they are."""
         return self._why_stop
 
     def post(self, item: Any) -> None:  # noqa: ANN401
+        """Hold one more."""
         self._items.append(item)
 
     def take(self) -> list[Any]:
+        """All, once."""
         items, self._items = self._items, []
         return items
 
@@ -49,30 +55,34 @@ class Sender:
     """What a worker holds of a mailbox; can be pickled."""
 
     def __init__(self, actor: Any) -> None:  # noqa: ANN401
-        self._actor = actor
+        self.actor = actor
 
     def post(self, item: Any) -> None:  # noqa: ANN401
         """Send and forget."""
-        self._actor.post.remote(item)
+        self.actor.post.remote(item)
 
     def asked_to_stop(self) -> str:
         """Why the driver wants no more of it, in a line; empty as long as it does."""
         try:
-            return str(ray.get(self._actor.why_stop.remote(), timeout=TAKE_TIMEOUT_S))
+            return str(ray.get(self.actor.why_stop.remote(), timeout=TAKE_TIMEOUT_S))
         except ray.exceptions.GetTimeoutError:
             return ""  # its process is being made again
 
 
 @contextmanager
 def mailbox(
-    on_item: Callable[[Any], None], check: Callable[[], None] = lambda: None
+    on_item: Callable[[Any], None],
+    check: Callable[[], None] = lambda: None,
+    *,
+    actor_class: type[Mailbox] = Mailbox,
 ) -> Iterator[Sender]:
     """A sender whose items reach ``on_item`` on a thread of the driver, all by the block's end.
 
     What ``on_item``, or ``check`` in that thread, raises is raised at the block's end, instead of
-    what the block itself raises; no more items reach it, and who asks a sender is told to stop.
+    what the block itself raises; no more items reach it, and who asks a sender is told to stop. The
+    items wait in an actor of ``actor_class``.
     """
-    actor = beside_driver(_Mailbox)
+    actor = beside_driver(actor_class)
     done = threading.Event()
     raised: list[BaseException] = []
 

@@ -12,6 +12,7 @@ import ray.data
 from fattr.build import ScorePlan, build_scoring
 from fattr.errors import RunError
 from fattr.evaluation.scoring import read_labelled, samples_table
+from fattr.on_ray.lone import without_helpers
 from fattr.on_ray.pool import in_actors, resources
 from fattr.records import Sample
 from fattr.sizing import FETCH_CPUS, count_actors, rows_per_block
@@ -60,7 +61,8 @@ def score_on_ray(plan: ScorePlan, samples: Sequence[Sample]) -> Generator[pa.Tab
             num_actors=num_actors,
             use_gpu=use_gpu,
         )
-        yield from scored.iter_batches(batch_size=None, batch_format="pyarrow")
+        with without_helpers():
+            yield from scored.iter_batches(batch_size=None, batch_format="pyarrow")
     except (ray.exceptions.RayError, OSError) as err:
         problem = (str(err).strip().splitlines() or [type(err).__name__])[-1]
         raise RunError(f"the Ray engine failed: {problem}; run again, or --engine local") from err

@@ -45,16 +45,16 @@ MIN_LOGICAL_CPUS = 4  # actors and Ray Data's own tasks each hold a slot: two sl
 
 @contextmanager
 def ray_session(
-    worker_env: Mapping[str, str] | None = None, *, prestart: bool = False
+    worker_env: Mapping[str, str] | None = None, *, prestart: int = 0
 ) -> Iterator[None]:
     """Connect to the cluster named by RAY_ADDRESS (as under ``ray job submit``), or start one here.
 
     A local cluster opens no dashboard, listens on the loopback interface only, sends no usage
     statistics, and ends with the block. Other clusters on the machine do not matter to it. The
     processes of a session that begins here have ``worker_env`` in their environment. With
-    ``prestart``, a local cluster starts a worker for each of the machine's CPUs at once, if this
-    process may use them all: tasks and actors to come take seconds less, but where there are none,
-    workers only get in the way.
+    ``prestart``, a local cluster has at least so many logical CPUs and starts a worker for each at
+    once, if this process may use all of the machine's: tasks and actors to come take seconds less,
+    but where there are none, workers only get in the way.
 
     Raises:
         UsageError: There is no cluster at RAY_ADDRESS, or none that this installation fits.
@@ -73,25 +73,25 @@ def ray_session(
             _connect(os.environ["RAY_ADDRESS"], worker_env)
         else:
             is_whole = cpu_count() == os.cpu_count()
-            wanted = os.environ.get(PRESTART) or str(int(prestart and is_whole))
+            wanted = os.environ.get(PRESTART) or str(int(prestart > 0 and is_whole))
             with _environment({PRESTART: wanted, **(worker_env or {})}):
-                _start_local()
+                _start_local(max(MIN_LOGICAL_CPUS, prestart, os.cpu_count() or 1))
     try:
         yield
     finally:
         ray.shutdown()
 
 
-def _start_local() -> None:
+def _start_local(logical_cpus: int) -> None:
     os.environ.setdefault("RAY_API_SERVER_ADDRESS", NO_DASHBOARD)
     os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(STARTING_AT_ONCE))
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    logical_cpus = max(MIN_LOGICAL_CPUS, os.cpu_count() or 1)
     with (
         _on_loopback(),
         _without(services, "start_api_server", result=("", None)),
         _without(node.Node, "start_log_monitor"),
+        _without(node.Node, "start_monitor"),
     ):
         ray.init(
             address="local",
@@ -186,7 +186,8 @@ def _without(owner: object, starter: str, *, result: object = None) -> Iterator[
     """Have a cluster that starts meanwhile do without a process for which Ray takes no argument.
 
     The dashboard's, which even without dashboard and usage statistics asks three clouds' metadata
-    services where it is; the log monitor, which sends to a driver what ours does not print.
+    services where it is; the log monitor, which sends to a driver what ours does not print; the
+    autoscaler, which adds nodes.
     """
     start = getattr(owner, starter)
     setattr(owner, starter, lambda *_, **__: result)

@@ -77,5 +77,5 @@ class TrainPlan:
     attributes: tuple[Attribute, ...]
     recipe: Recipe
     seed: int
-    init_weights: bytes | None  # a torchvision checkpoint for the backbone
+    init_weights: bytes | None = field(repr=False)  # a torchvision checkpoint for the backbone
     init_bundle: Bundle | None = None  # a trained model to start from

@@ -21,7 +21,8 @@ from fattr.commands.work import Work
 from fattr.errors import RunError
 from fattr.on_ray.actor import AnnotateActor, DecodeActor, StageActor
 from fattr.on_ray.checkpoint import count_checkpointed, forget, recorded_parts
-from fattr.on_ray.ledger import Ledger
+from fattr.on_ray.ledger import CountingMailbox, Ledger
+from fattr.on_ray.mailbox import beside_driver
 from fattr.published.suspects import raised_in
 from fattr.records import Status
 from fattr.runs.manifest import UriNames
@@ -137,7 +138,7 @@ def test_what_is_decoded_got_through_decoding_alone(in_process):
 
 @pytest.mark.ray
 def test_the_ledger_counts_by_stage_and_logs_a_traceback_once(ray_cluster, caplog):
-    ledger = Ledger()
+    ledger = Ledger(beside_driver(CountingMailbox))
     ledger.clear("DecodeActor")
     for image_id in [*range(MAX_RAISED - 1), 0]:
         ledger.raised("DecodeActor", image_id, RAISED)
@@ -156,7 +157,7 @@ def test_the_ledger_counts_by_stage_and_logs_a_traceback_once(ray_cluster, caplo
 
 @pytest.mark.ray
 def test_a_ledger_of_cleared_code_refuses_nothing(ray_cluster):
-    ledger = Ledger(is_cleared=True)
+    ledger = Ledger(beside_driver(CountingMailbox), is_cleared=True)
     for image_id in range(2 * MAX_RAISED):
         ledger.raised("AnnotateActor", image_id, RAISED)
     ledger.close()
