@@ -14,7 +14,7 @@ from fattr.errors import UsageError
 Preset: TypeAlias = Literal["auto", "cpu", "gpu", "mixed"]
 
 MAX_ROWS_PER_BLOCK, MIN_ROWS_PER_BLOCK = 256, 8
-SECONDS_PER_BLOCK = 1.5  # the first images are done, and the last actor ends, so much later
+SECONDS_PER_BLOCK = 0.75  # the first images are done, and the last actor ends, so much later
 BLOCKS_PER_SECOND = 20  # of up to 128 actors on CPUs: each costs the driver some ten milliseconds
 ROWS_PER_READ = 50_000  # of a manifest, by one task
 MAX_BLOCK_BYTES = 64 << 20  # of compressed images

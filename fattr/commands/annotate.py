@@ -320,7 +320,7 @@ def annotate_in_session(
     from fattr.sizing import describe as describe_sizing
 
     config, total_bytes = job.config, record.content["increment"]["total_bytes"]
-    with ray_session(MALLOC, prestart=PROCESSES):
+    with ray_session(MALLOC, prestart=PROCESSES if job.plan.device == "cpu" else 1):
         plan, sizing = fit_to_cluster(job.plan, num_images=num_images, total_bytes=total_bytes)
         record.content["device"] = plan.device
         for line in describe_sizing(sizing, batch_size=images_per_detection(plan)):

@@ -180,7 +180,7 @@ def _context(
         object_store_memory=sizing.store_bytes
     )
     context.custom_execution_callback_classes = [_Watch]
-    context.issue_detectors_config.detectors = []  # ``StageActor`` knows of images that hang
+    context.issue_detectors_config.detectors = []  # they only warn, and nobody would see it
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     _Watch.check = staticmethod(check)
     with DataContext.current(context), warnings.catch_warnings():

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
-from uuid import uuid4
 
 import ray
 from ray.data import ExecutionResources
@@ -57,15 +56,10 @@ def _nothing(*_: object, **__: object) -> None:
     pass
 
 
-def _new_id() -> str:
-    return uuid4().hex
-
-
 _INSTEAD: tuple[tuple[object, str, Any], ...] = (
     (streaming_executor, "create_cluster_autoscaler", _AsItIs),
     (actor_pool_map_operator, "get_or_create_actor_location_tracker", _Tracker),
     (actor_pool_map_operator, "get_actor_locations", lambda _: {}),
-    (_StatsManager, "gen_dataset_id_from_stats_actor", _new_id),
     (_StatsManager, "register_dataset_to_stats_actor", _nothing),
     (_StatsManager, "update_execution_metrics", _nothing),
     (_StatsManager, "update_iteration_metrics", _nothing),
