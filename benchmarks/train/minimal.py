@@ -2,7 +2,8 @@
 
 Network and augmentation are fattr's, since they are what is trained and on what; the rest is torch
 alone. Like fattr's loop it decays no vectors, lays tensors out channels-last, mirrors every second
-crop and augments on one thread: a yardstick must not be slow where that is easily avoided.
+crop, augments on one thread and has a fused optimiser: a yardstick must not be slow where that is
+easily avoided.
 
 It leaves out what a loop may do without and still learn: averaged weights, schedule, a look whether
 the loss is finite, validation, checkpoints, repeatable samples (each is drawn from torch's own
@@ -81,7 +82,7 @@ def optimizer_of(network: nn.Module, *, learning_rate: float) -> torch.optim.Opt
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": 0.05},
         {"params": [p for p in parameters if p.ndim == 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=learning_rate)
+    return torch.optim.AdamW(groups, lr=learning_rate, fused=True)
 
 
 def loss_of(logits: Tensor, targets: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
@@ -21,7 +21,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from fattr.errors import FattrError, RunError
-from fattr.labelled_crops import LabelledCrops
+from fattr.labelled_crops import Cut, LabelledCrops
+from fattr.records import UInt8Array
 from fattr.train.batches import Change, Drawn, Samples, batch_positions
 from fattr.train.plan import TrainPlan
 
@@ -146,13 +147,20 @@ class _Make(Dataset[Batch | FattrError]):
     def __getitem__(self, batch: list[Drawn]) -> Batch | FattrError:
         """The batch, or why there is none: an exception would arrive as a traceback's text."""
         try:
-            with ThreadPoolExecutor(READ_AT_ONCE) as pool:
-                read = list(pool.map(Drawn.crop, batch))
+            read = _read(batch)
         except FattrError as err:
             return err
         with _one_thread():
             crops, targets = zip(*map(self._change, batch, read), strict=True)
             return torch.stack(crops), torch.stack(targets)
+
+
+def _read(batch: Sequence[Drawn]) -> list[UInt8Array]:
+    """The crops of a batch, several at once where they have to be fetched."""
+    if not any(isinstance(drawn.source, Cut) for drawn in batch):
+        return [drawn.crop() for drawn in batch]
+    with ThreadPoolExecutor(READ_AT_ONCE) as pool:
+        return list(pool.map(Drawn.crop, batch))
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -112,37 +113,54 @@ def _class(logits: Tensor, targets: Tensor, attribute: Attribute, settings: Loss
 
 
 @lru_cache(maxsize=64)
-def _row(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+def _row(values: tuple[float | int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """Made once: each time, a GPU would be waited for. Also for gradients, whoever asks first."""
     with torch.inference_mode(False):
         return torch.tensor(values, dtype=dtype, device=device)
 
 
-def _each(
+def _sum(
     logits: Tensor,
     targets: Tensor,
     attributes: Sequence[Attribute],
-    positive: Sequence[float],
+    weights: LossWeights,
     settings: LossSettings,
 ) -> Tensor:
-    """Loss (N, A) of each sample and attribute; targets of unknown ones are any valid value.
+    """Sum of the losses of all samples and attributes, each times its attribute's factor.
 
     Binary attributes are computed together: forty times a dozen small operations would show.
     """
-    parts = logits.split_with_sizes([a.num_logits for a in attributes], dim=1)
-    together = [i for i, a in enumerate(attributes) if a.kind is Kind.BINARY]
-    columns = {
-        i: _class(parts[i], targets[:, i], a, settings)
-        for i, a in enumerate(attributes)
-        if a.kind is not Kind.BINARY
-    }
+    known, true = targets != UNKNOWN, targets.clamp(min=0)
+    factors = weights.attribute or (1.0,) * len(attributes)
+    positive = weights.positive or (1.0,) * len(attributes)
+    firsts = accumulate((a.num_logits for a in attributes), initial=0)
+    total, together = logits.new_zeros(()), list[tuple[int, int]]()  # attribute, its logit
+    for i, (attribute, first) in enumerate(zip(attributes, firsts, strict=False)):
+        if attribute.kind is Kind.BINARY:
+            together.append((i, first))
+            continue
+        own = logits[:, first : first + attribute.num_logits]
+        losses = _class(own, true[:, i], attribute, settings)
+        total = total + (losses * known[:, i]).sum() * factors[i]
     if together:
-        joint = torch.cat([parts[i] for i in together], dim=1)
-        weights = _row(tuple(positive[i] for i in together), logits.dtype, logits.device)
-        true = torch.stack([targets[:, i] for i in together], dim=1)
-        losses = _binary(joint, true, weights, settings)
-        columns |= zip(together, losses.unbind(1), strict=True)
-    return torch.stack([columns[i] for i in range(len(attributes))], dim=1)
+        chosen, columns = map(list, zip(*together, strict=True))
+        like = (logits.dtype, logits.device)
+        losses = _binary(
+            _columns(logits, columns),
+            _columns(true, chosen),
+            _row(tuple(positive[i] for i in chosen), *like),
+            settings,
+        )
+        scales = _row(tuple(factors[i] for i in chosen), *like)
+        total = total + (losses * _columns(known, chosen) * scales).sum()
+    return total
+
+
+def _columns(rows: Tensor, chosen: list[int]) -> Tensor:
+    """Those columns of (N, C); all of them in their order cost nothing."""
+    if chosen == list(range(rows.shape[1])):
+        return rows
+    return rows.index_select(1, _row(tuple(chosen), torch.int64, rows.device))
 
 
 def multi_task_loss(
@@ -159,11 +177,7 @@ def multi_task_loss(
     batch. Without any label the loss is 0, and so are its gradients.
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    factors = weights.attribute or (1.0,) * len(attributes)
-    positive = weights.positive or (1.0,) * len(attributes)
-    each = _each(logits, targets.clamp(min=0), attributes, positive, settings)
-    scales = _row(tuple(factors), logits.dtype, logits.device)
-    total = (each * (targets != UNKNOWN) * scales).sum()
+    total = _sum(logits, targets, attributes, weights, settings)
     return total / (len(targets) * len(attributes))
 
 
