@@ -14,7 +14,8 @@ from fattr.errors import UsageError
 Preset: TypeAlias = Literal["auto", "cpu", "gpu", "mixed"]
 
 MAX_ROWS_PER_BLOCK, MIN_ROWS_PER_BLOCK = 256, 8
-SECONDS_PER_BLOCK = 0.75  # the first images are done, and the last actor ends, so much later
+# The first images are done, and the last actor ends, so much later.
+SECONDS_PER_BLOCK = {"cpu": 0.75, "gpu": 1.5}
 BLOCKS_PER_SECOND = 20  # of up to 128 actors on CPUs: each costs the driver some ten milliseconds
 ROWS_PER_READ = 50_000  # of a manifest, by one task
 MAX_BLOCK_BYTES = 64 << 20  # of compressed images
@@ -139,8 +140,9 @@ def rows_per_block(
     num_images: int, num_actors: int, mean_bytes: float = 0, *, kind: str = "cpu"
 ) -> int:
     """So few that every actor has several blocks, so many that a block is worth its overhead."""
-    rate = IMAGES_PER_SECOND["cpu" if kind == "cpu" else "gpu"]
-    worth = int(rate * max(SECONDS_PER_BLOCK, num_actors / BLOCKS_PER_SECOND))
+    by = "cpu" if kind == "cpu" else "gpu"
+    seconds = max(SECONDS_PER_BLOCK[by], num_actors / BLOCKS_PER_SECOND)
+    worth = int(IMAGES_PER_SECOND[by] * seconds)
     rows = min(worth, num_images // (BLOCKS_PER_ACTOR * num_actors))
     rows = min(MAX_ROWS_PER_BLOCK, max(MIN_ROWS_PER_BLOCK, rows))
     return max(1, min(rows, int(MAX_BLOCK_BYTES / mean_bytes))) if mean_bytes else rows

@@ -163,7 +163,7 @@ def test_a_block_is_small_in_rows_and_in_bytes(num_images, num_actors, mean_byte
 
 
 def test_blocks_of_a_gpu_last_as_long_and_a_driver_is_not_asked_too_often():
-    assert rows_per_block(10**6, 2, kind="gpu") == 225
+    assert rows_per_block(10**6, 2, kind="gpu") == 256
     for num_actors in (1, 10, 100):
         seconds = rows_per_block(10**6, num_actors) / 40
         assert seconds >= 0.75

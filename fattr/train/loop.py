@@ -71,11 +71,15 @@ class Trainer:
         prepared = context.prepare(self.training)
         self.model: Any = torch.compile(prepared) if plan.recipe.compile else prepared
         self.ema = Average(self.network, decay=plan.recipe.ema_decay)
+        self.dtype = dtype_of(plan.recipe.precision, context.device)
+        # Where a step overflows, a fused SGD keeps momentum that was never written.
+        may_overflow = self.dtype is torch.float16
         self.optimizer = build_optimizer(
             self.training,
             name=plan.recipe.optimizer,
             learning_rate=plan.recipe.learning_rate,
             weight_decay=plan.recipe.weight_decay,
+            fused=True if context.device.type == "cpu" and not may_overflow else None,
         )
         self.num_steps = len(targets) // plan.recipe.batch_size  # of an epoch
         self.schedule = build_schedule(
@@ -84,7 +88,6 @@ class Trainer:
             warmup_frac=plan.recipe.warmup_frac,
             frozen_steps=plan.recipe.frozen_epochs * self.num_steps,
         )
-        self.dtype = dtype_of(plan.recipe.precision, context.device)
         self.scaler = torch.amp.GradScaler(context.device.type, enabled=self.dtype is torch.float16)
         self.epoch, self.position = 0, 0
         self.loss_sum, self.losses = 0.0, list[Tensor]()  # of all workers; this one's since then
@@ -108,6 +111,8 @@ class Trainer:
         """Continue where ``state`` was taken."""
         self.training.load_state_dict(state.model)
         self.ema.load_state_dict(state.ema)
+        for group in state.optimizer["param_groups"]:  # may have been kept on another device
+            group["fused"] = self.optimizer.defaults["fused"]
         self.optimizer.load_state_dict(state.optimizer)
         self.schedule.load_state_dict(state.schedule)
         self.scaler.load_state_dict(state.scaler)

@@ -26,12 +26,18 @@ def _groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
 
 
 def build_optimizer(
-    network: nn.Module, *, name: str, learning_rate: float, weight_decay: float
+    network: nn.Module,
+    *,
+    name: str,
+    learning_rate: float,
+    weight_decay: float,
+    fused: bool | None = None,
 ) -> torch.optim.Optimizer:
-    """``adamw``, or ``sgd`` with Nesterov momentum 0.9."""
+    """``adamw``, or ``sgd`` with Nesterov momentum 0.9; ``fused`` None is torch's choice.
+
+    Which on a CPU takes one tensor after the other: 10.5 ms for MobileNetV2's, fused 2.3.
+    """
     groups = _groups(network, weight_decay)
-    # On a CPU torch would take one tensor after the other: 10.5 ms for MobileNetV2's, fused 2.3.
-    fused = True if all(p.device.type == "cpu" for p in network.parameters()) else None
     if name == "sgd":
         return torch.optim.SGD(
             groups, lr=learning_rate, momentum=MOMENTUM, nesterov=True, fused=fused

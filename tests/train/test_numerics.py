@@ -57,8 +57,12 @@ def test_half_precision_learns_what_full_precision_does(plan, train_crops, valid
 
 
 @pytest.fixture
-def trainer(plan, train_crops, tmp_path):
-    recipe = {"precision": "fp16", "clip_norm": 1.0, "accumulate": 2}
+def recipe():
+    return {"precision": "fp16", "clip_norm": 1.0, "accumulate": 2}
+
+
+@pytest.fixture
+def trainer(plan, recipe, train_crops, tmp_path):
     return Trainer(LocalContext(tmp_path), with_recipe(plan, **recipe), train_crops.targets)
 
 
@@ -82,6 +86,9 @@ def test_gradients_do_not_depend_on_their_scale(trainer, train_crops):
         torch.testing.assert_close(one, other, rtol=1e-2, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    "recipe", [{"precision": "fp16", "optimizer": name} for name in ("adamw", "sgd")], ids=str
+)
 @pytest.mark.filterwarnings("ignore:Detected call of .lr_scheduler.step")
 def test_a_step_that_overflows_is_left_out_and_the_scale_lowered(trainer, train_crops):
     before = [p.detach().clone() for p in trainer.training.parameters()]
@@ -89,6 +96,7 @@ def test_a_step_that_overflows_is_left_out_and_the_scale_lowered(trainer, train_
     after = step(trainer, train_crops)
     assert all(map(torch.equal, after, before))
     assert trainer.scaler.get_scale() == 2.0**59
+    assert not trainer.optimizer.state  # nor is anything remembered of it
     trainer.scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
     assert not all(map(torch.equal, step(trainer, train_crops), before))
 
@@ -100,3 +108,21 @@ def test_the_scale_is_kept_with_a_checkpoint(trainer, plan, train_crops, tmp_pat
     again = Trainer(LocalContext(tmp_path), trainer.plan, train_crops.targets)
     again.restore(checkpoint.newest(iter([folder])))
     assert again.scaler.get_scale() == 8.0
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_checkpoint_of_another_device_does_not_choose_the_optimisers_kernel(
+    plan, train_crops, tmp_path, precision
+):
+    first, again = (
+        Trainer(LocalContext(tmp_path), with_recipe(plan, precision=precision), train_crops.targets)
+        for _ in range(2)
+    )
+    own = first.optimizer.defaults["fused"]
+    step(first, train_crops)
+    state = copy.deepcopy(first.state())
+    for group in state.optimizer["param_groups"]:
+        group["fused"] = None if own else True
+    again.restore(state)
+    assert {group["fused"] for group in again.optimizer.param_groups} == {own}
+    assert all(map(torch.equal, step(again, train_crops), step(first, train_crops)))
