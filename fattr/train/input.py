@@ -96,11 +96,13 @@ class Feed:
             if self._iterator is None:
                 self._iterator = iter(self._loader)
             made: Batch | FattrError | None = next(self._iterator, None)
-        except RuntimeError as err:
+        # torch's own words; or, where the process ended while it handed over a batch, a socket's.
+        except (RuntimeError, OSError, EOFError) as err:
             if self._loader.num_workers == 0:
                 raise
+            said = (str(err).splitlines() or [type(err).__name__])[0]
             raise RunError(
-                f"a process that makes batches failed ({str(err).splitlines()[0]}), perhaps for"
+                f"a process that makes batches failed ({said}), perhaps for"
                 " want of memory or of room in /dev/shm: run the same command again, with fewer"
                 " --input-processes"
             ) from err

@@ -160,6 +160,31 @@ def test_a_process_that_dies_ends_the_epoch_with_one_line(train_crops, plan):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.full
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConnectionResetError(104, "Connection reset by peer"),
+        EOFError(),
+        FileNotFoundError(2, "gone"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_process_that_dies_while_it_hands_over_a_batch_is_told_alike(train_crops, plan, error):
+    """The bytes of a batch come through a socket of the process that made it."""
+
+    def handed_over():
+        raise error
+        yield
+
+    with Feed(train_crops, plan, num_processes=1) as feed:
+        batches = feed.epoch(0, 0, 0, 1)
+        next(batches)
+        feed._iterator = handed_over()
+        with pytest.raises(RunError, match=r"failed \(.+\), .*run the same command again"):
+            next(batches)
+
+
 ORPHANS = """
 import sys, time
 import numpy as np
