@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
-from unittest import mock
 
 import ray
 from ray.data import ExecutionResources
@@ -19,7 +18,7 @@ from ray.data._internal.execution import streaming_executor
 from ray.data._internal.execution.operators import actor_pool_map_operator
 from ray.data._internal.stats import _StatsManager
 
-from fattr.on_ray.session import is_local
+from fattr.on_ray.session import is_local, replaced
 
 
 class _AsItIs(ClusterAutoscaler):
@@ -71,5 +70,5 @@ def without_helpers() -> Iterator[None]:
     """For the block, in a session that is this machine's own; in any other nothing changes."""
     with ExitStack() as stack:
         for owner, name, instead in _INSTEAD if is_local() else ():
-            stack.enter_context(mock.patch.object(owner, name, instead))
+            stack.enter_context(replaced(owner, name, instead))
         yield

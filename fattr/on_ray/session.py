@@ -172,13 +172,26 @@ def _on_loopback() -> Iterator[None]:
     On Linux its node is otherwise found by the address that leads to the internet, and whoever
     reaches that reads the metrics. Ray takes no argument for it: 127.0.0.1 is replaced.
     """
-    constant = ray_constants.ENABLE_RAY_CLUSTER
-    with _environment({ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0"}):  # for all that start now
-        ray_constants.ENABLE_RAY_CLUSTER = False
-        try:
-            yield
-        finally:
-            ray_constants.ENABLE_RAY_CLUSTER = constant
+    with (
+        _environment({ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0"}),  # for all that start now
+        replaced(ray_constants, "ENABLE_RAY_CLUSTER", False),
+    ):
+        yield
+
+
+@contextmanager
+def replaced(owner: object, name: str, instead: object) -> Iterator[None]:
+    """Have an attribute of Ray's be something else for the block, where Ray takes no argument.
+
+    Raises:
+        KeyError: This Ray's ``owner``, a module or class, has none of that name of its own.
+    """
+    own = vars(owner)[name]  # a static method as it is kept, not as it is called
+    setattr(owner, name, instead)
+    try:
+        yield
+    finally:
+        setattr(owner, name, own)
 
 
 @contextmanager
@@ -189,12 +202,8 @@ def _without(owner: object, starter: str, *, result: object = None) -> Iterator[
     services where it is; the log monitor, which sends to a driver what ours does not print; the
     autoscaler, which adds nodes.
     """
-    start = getattr(owner, starter)
-    setattr(owner, starter, lambda *_, **__: result)
-    try:
+    with replaced(owner, starter, lambda *_, **__: result):
         yield
-    finally:
-        setattr(owner, starter, start)
 
 
 def is_local() -> bool:
