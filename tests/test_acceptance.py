@@ -121,11 +121,6 @@ def test_orientation_changes_neither_box_nor_labels(tables, rows_of):
 
 
 @pytest.mark.ray
-@pytest.mark.filterwarnings(r"ignore::DeprecationWarning:ray\.data\.context")
-@pytest.mark.filterwarnings(
-    r"ignore:Exception in thread pool-\d+/completion-signaler"
-    ":pytest.PytestUnhandledThreadExceptionWarning"
-)
 def test_ray_gives_the_same_rows(ray_cluster, folder, tables, tmp_path, rows_of):
     output = annotate(folder, tmp_path / "out", "ray")
     for table in ("images", "faces"):

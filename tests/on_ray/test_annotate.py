@@ -29,16 +29,6 @@ from fattr.stages import Fetch
 
 TIMEOUT_S = 240
 
-pytestmark = [
-    # Ray Data warns of settings of its own, as though their defaults had been set by us.
-    pytest.mark.filterwarnings(r"ignore::DeprecationWarning:ray\.data\.context"),
-    # A thread of Ray Data that is told to stop says so by an error.
-    pytest.mark.filterwarnings(
-        r"ignore:Exception in thread pool-\d+/completion-signaler"
-        ":pytest.PytestUnhandledThreadExceptionWarning"
-    ),
-]
-
 
 @pytest.fixture(scope="module")
 def odd_folder(photo_folder, tmp_path_factory) -> Path:

@@ -33,7 +33,6 @@ from fattr.sizing import Resources
 
 RAISED = RaisedError("ZeroDivisionError", "Traceback: the line")
 # Ray Data warns of settings of its own, as though their defaults had been set by us.
-ignoring_ray = pytest.mark.filterwarnings(r"ignore::DeprecationWarning:ray\.data\.context")
 
 
 class Notes:
@@ -192,7 +191,6 @@ def annotate(ray_cluster, models, tmp_path, monkeypatch):
 
 @pytest.mark.full
 @pytest.mark.ray
-@ignoring_ray
 def test_a_run_that_met_a_bug_does_its_images_again(annotate, tmp_path):
     code, told = annotate(4, poison.buggy_stage)
     assert code == told["exit_code"] == 3
@@ -209,7 +207,6 @@ def test_a_run_that_met_a_bug_does_its_images_again(annotate, tmp_path):
 
 @pytest.mark.full
 @pytest.mark.ray
-@ignoring_ray
 def test_a_bug_ends_a_run_before_all_images_have_met_it(annotate):
     code, told = annotate(40, poison.buggy_stage)
     assert code == 3

@@ -113,7 +113,6 @@ def test_a_run_that_did_not_begin_has_nothing_to_strike(run):
 
 @pytest.mark.full
 @pytest.mark.ray
-@pytest.mark.filterwarnings(r"ignore::DeprecationWarning:ray\.data\.context")
 def test_a_run_that_was_killed_within_a_commit_ends(
     ray_cluster, photo_folder, models, tmp_path, monkeypatch
 ):

@@ -10,14 +10,7 @@ from ray.util import list_named_actors
 from fattr.on_ray import lone
 from fattr.on_ray.lone import without_helpers
 
-pytestmark = [
-    pytest.mark.ray,
-    pytest.mark.filterwarnings(r"ignore::DeprecationWarning:ray\.data\.context"),
-    pytest.mark.filterwarnings(
-        r"ignore:Exception in thread pool-\d+/completion-signaler"
-        ":pytest.PytestUnhandledThreadExceptionWarning"
-    ),
-]
+pytestmark = pytest.mark.ray
 
 HELPERS = {"ActorLocationTracker", "AutoscalingCoordinator", "datasets_stats_actor"}
 

@@ -24,16 +24,7 @@ from fattr.records import Sample
 TIMEOUT_S = 240
 NAMES = ("1-face.jpg", "2-faces.jpg", "coffee.png", "1-face-tiny.png", "1-face-rotated.jpg")
 
-pytestmark = [
-    pytest.mark.ray,
-    # Ray Data warns of settings of its own, as though their defaults had been set by us.
-    pytest.mark.filterwarnings(r"ignore::DeprecationWarning:ray\.data\.context"),
-    # A thread of Ray Data that is told to stop says so by an error.
-    pytest.mark.filterwarnings(
-        r"ignore:Exception in thread pool-\d+/completion-signaler"
-        ":pytest.PytestUnhandledThreadExceptionWarning"
-    ),
-]
+pytestmark = pytest.mark.ray
 
 
 @pytest.fixture(scope="module")

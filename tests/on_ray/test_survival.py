@@ -23,16 +23,7 @@ from fattr.on_ray.checkpoint import count_checkpointed
 from fattr.records import Status
 from fattr.runs.run import Run
 
-pytestmark = [
-    pytest.mark.ray,
-    # Ray Data warns of settings of its own, as though their defaults had been set by us.
-    pytest.mark.filterwarnings(r"ignore::DeprecationWarning:ray\.data\.context"),
-    # A thread of Ray Data that is told to stop says so by an error.
-    pytest.mark.filterwarnings(
-        r"ignore:Exception in thread pool-\d+/completion-signaler"
-        ":pytest.PytestUnhandledThreadExceptionWarning"
-    ),
-]
+pytestmark = pytest.mark.ray
 
 TIMEOUT_S = 240
 NAMES = ("1-face.jpg", "2-faces.jpg", "coffee.png", "empty.jpg", "1-face-tiny.png")
